@@ -1,0 +1,290 @@
+"""What a store promises. The docstrings are the promise; tests/contract holds every store to them.
+
+A store runs functions: ``read`` gives one a Reader over a snapshot, ``write`` gives one a Transaction. On SQLite
+all writes of a process run on one writer thread, which commits many of them in one durable transaction (group
+commit); on PostgreSQL each is a transaction of its own. Either way ``write`` returns after the commit, and a
+function that raises leaves nothing behind, whatever else was committed with it. Such a function may be run more
+than once: it must have no effect but through its Transaction.
+
+Every method that reads or writes for a tenant takes ``org_id`` and has it in its WHERE. The few that serve workers
+and chores across tenants say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol, TypeVar
+
+from async_delivery.domain.event import Event
+from async_delivery.domain.job import Attempt, Fence, Job, JobId, JobRequest, JobStatus, ResultId
+from async_delivery.domain.lifecycle import Change
+from async_delivery.domain.notification import Channel, Notification
+from async_delivery.domain.result import Result
+from async_delivery.domain.retention import RetentionPolicy, SectionCount
+from async_delivery.domain.tenant import OrgId
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Told to subscribers after the commit of a Change: where to look, never what is there."""
+
+    org_id: OrgId
+    job_id: JobId
+    status: JobStatus
+    event_seq: int
+    cancel_requested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which of a tenant's jobs to list; empty means no condition. All conditions hold at once."""
+
+    statuses: tuple[JobStatus, ...] = ()
+    analysis: str | None = None
+    labels: Mapping[str, str] | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyRecord:
+    """Which job a tenant's Idempotency-Key led to."""
+
+    key: str
+    fingerprint: str
+    job_id: JobId
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What a heartbeat brings back for one attempt."""
+
+    job_id: JobId
+    fence: Fence
+    held: bool
+    cancel_requested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """An uploaded file, as the store keeps it."""
+
+    input_id: str
+    org_id: OrgId
+    filename: str
+    media_type: str | None
+    size_bytes: int
+    sha256: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionCount:
+    """The stock as a cleanup finds it, and its share by tenant: org_id -> {"results": n, "events": n}."""
+
+    terminal_job_count: int
+    active_job_count: int
+    results: SectionCount
+    events: SectionCount
+    per_tenant: Mapping[str, Mapping[str, int]]
+
+
+class Section(StrEnum):
+    """What a cleanup deletes from."""
+
+    RESULTS = "results"
+    EVENTS = "events"
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What one batch of a cleanup took away. ``more`` is False when nothing old is left."""
+
+    count: int
+    bytes: int
+    per_tenant: Mapping[str, int]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """What ``store info`` and ``/health`` say of a store. Sizes in bytes."""
+
+    dialect: str
+    database: str
+    schema_revision: str
+    durability: str
+    size_bytes: int
+    counts: Mapping[str, int]
+    warnings: tuple[str, ...] = ()
+
+
+class Reader(Protocol):
+    """Questions to one consistent snapshot."""
+
+    def find_job(self, org_id: OrgId, job_id: JobId) -> Job | None:
+        """The tenant's job, or None."""
+
+    def find_request(self, org_id: OrgId, job_id: JobId) -> JobRequest | None:
+        """What was asked for with it, or None."""
+
+    def list_jobs(self, org_id: OrgId, where: JobFilter, limit: int, before: JobId | None) -> list[Job]:
+        """Newest first (by job_id, which rises with time), those before ``before`` if given."""
+
+    def list_events(self, org_id: OrgId, job_id: JobId, after: int, limit: int) -> list[Event]:
+        """Events with event_seq > ``after``, ascending."""
+
+    def list_attempts(self, org_id: OrgId, job_id: JobId) -> list[Attempt]:
+        """Ascending by number."""
+
+    def find_log(self, org_id: OrgId, job_id: JobId, attempt: int) -> str | None:
+        """The captured output of one attempt, or None."""
+
+    def find_result(self, org_id: OrgId, result_id: ResultId) -> tuple[Result, bool] | None:
+        """The tenant's snapshot without its body, and whether its job has ended; or None."""
+
+    def newest_result(self, org_id: OrgId, job_id: JobId) -> Result | None:
+        """The job's final result, else its newest partial; None before the first."""
+
+    def list_results(self, org_id: OrgId, job_id: JobId) -> list[Result]:
+        """Ascending by result_seq; those whose body is gone are left out."""
+
+    def find_body(self, org_id: OrgId, result_id: ResultId) -> bytes | None:
+        """The bytes as they were sealed, or None if they are gone."""
+
+    def list_notifications(
+        self, org_id: OrgId, job_id: JobId, channel: Channel | None, limit: int
+    ) -> list[Notification]:
+        """Newest first."""
+
+    def find_idempotency(self, org_id: OrgId, key: str) -> IdempotencyRecord | None:
+        """The record of a key, however old."""
+
+    def count_queued(self, org_id: OrgId) -> int:
+        """Jobs of the tenant that wait."""
+
+    def recent_run_seconds(self, analysis: str, limit: int) -> list[float]:
+        """Run times of the analysis's latest completed attempts, newest first. Across tenants: numbers only."""
+
+    def find_input(self, org_id: OrgId, input_id: str) -> InputFile | None:
+        """What is known of an uploaded file, or None."""
+
+    def read_input(self, org_id: OrgId, input_id: str) -> Iterator[bytes]:
+        """Its bytes in order, in chunks. Raises NotFoundError."""
+
+    def count_retention(self, policy: RetentionPolicy, now: datetime) -> RetentionCount:
+        """What a cleanup would delete in this moment. Across tenants."""
+
+    def violations(self, limit: int) -> list[str]:
+        """Breaches of the contract's invariants, one sentence each, at most ``limit``. Across tenants."""
+
+
+class Transaction(Reader, Protocol):
+    """Reads and writes that are kept or lost together."""
+
+    def lock_job(self, org_id: OrgId, job_id: JobId) -> Job:
+        """The tenant's job, locked until the end of the transaction. Raises NotFoundError."""
+
+    def save(self, change: Change) -> None:
+        """Write a Change whole, and tell subscribers after the commit.
+
+        Raises LeaseLostError if the stored job is not the one the change was made from (attempt, lease token and
+        event_seq are in the WHERE), ConflictError if a new id or dedupe key is there already.
+        """
+
+    def claimable(self, limit: int, analyses: Sequence[str] | None, max_running_per_tenant: int | None) -> list[Job]:
+        """The next due queued jobs, locked, in the order of fair dispatch. For workers: across tenants.
+
+        Tenants take turns: each waiting job has a place in its tenant's own line, and the lowest places of all
+        tenants go first; within a tenant expedite jobs go before default ones, then older ones.
+        analyses                 only these; None means all
+        max_running_per_tenant   tenants that already run so many are passed over
+        """
+
+    def renew_leases(self, worker_id: str, fences: Mapping[JobId, Fence], expires_at: datetime) -> list[Renewal]:
+        """Prolong the leases of one worker; ``held`` is False for each that it no longer has. For workers."""
+
+    def lost_jobs(self, now: datetime, alive: Sequence[str], limit: int) -> list[Job]:
+        """Running jobs, locked, whose lease is over. For workers.
+
+        On a store that only one process can serve at a time, that is every lease not of a worker in ``alive``:
+        no clock is asked. Elsewhere it is every lease that ended before ``now`` by the database's clock.
+        """
+
+    def put_log(self, org_id: OrgId, job_id: JobId, attempt: int, text: str) -> None:
+        """Keep the captured output of an attempt, replacing what was kept before."""
+
+    def put_idempotency(self, org_id: OrgId, record: IdempotencyRecord) -> None:
+        """Bind a key to a job, replacing an expired record. Raises ConflictError if a live one is there."""
+
+    def add_input(self, file: InputFile) -> None:
+        """Enter an uploaded file. Its chunks are written before it, so an input that is entered is whole."""
+
+    def add_input_chunk(self, org_id: OrgId, input_id: str, seq: int, data: bytes, now: datetime) -> None:
+        """Keep one chunk (seq from 0)."""
+
+    def drop_input(self, org_id: OrgId, input_id: str) -> None:
+        """Forget an uploaded file that no job names."""
+
+    def erase_job(self, org_id: OrgId, job_id: JobId) -> None:
+        """Delete a job and all that belongs to it. The caller has locked it and found it terminal and not held."""
+
+    def set_hold(self, org_id: OrgId, job_id: JobId, held: bool) -> None:
+        """Put a job under legal hold, or lift it. No event: the log of an ended job stays as it is."""
+
+    def delete_old(self, section: Section, policy: RetentionPolicy, now: datetime, limit: int) -> Deleted:
+        """Delete at most ``limit`` old rows. For cleanup: across tenants.
+
+        The terminal and hold conditions are part of the DELETE itself. A deleted result leaves its row without
+        the body, as the receipt that answers 410; events are deleted from the front of each job's log.
+        """
+
+    def prune(self, now: datetime, limit: int) -> Mapping[str, int]:
+        """Delete what nobody can ask for any more: idempotency keys after 24 h, inputs and chunks that no job
+        names after 24 h. Counts by kind. For chores: across tenants."""
+
+
+class Store(Protocol):
+    """One database. Safe to use from any thread; not to be carried over a fork.
+
+    inline_reads   a read is so short that an event loop may do it itself
+    exclusive      only one process at a time can serve it, so every lease of another worker is over
+    """
+
+    inline_reads: bool
+    exclusive: bool
+
+    def read(self, fn: Callable[[Reader], T]) -> T:
+        """Run ``fn`` over one snapshot. Raises UnavailableError if the database cannot be read."""
+
+    def write(self, fn: Callable[[Transaction], T]) -> T:
+        """Run ``fn`` and return what it returned, after the commit.
+
+        Raises what ``fn`` raised, with nothing of it kept; UnavailableError if the database refuses (disk full,
+        locked for too long, connection lost), with nothing of it kept or, where a commit's fate is unknown, said so.
+        """
+
+    def write_soon(self, fn: Callable[[Transaction], T]) -> Future[T]:
+        """``write`` without waiting; the future is done after the commit."""
+
+    def subscribe(self, listener: Callable[[Signal], Any]) -> Callable[[], None]:
+        """Hear of every committed Change, on some thread of the store; returns the way to stop. A listener must
+        be quick and must not raise. A hint only: a signal may come late, twice or, from elsewhere, not at all."""
+
+    def cleanup_lock(self) -> Any:
+        """A context manager that holds the one place for a cleanup over all processes.
+
+        Raises StoreBusyError on entering if another cleanup has it."""
+
+    def info(self) -> StoreInfo:
+        """What this store is. Across tenants: numbers only."""
+
+    def close(self) -> None:
+        """Finish accepted writes and let go of the database. Idempotent."""
