@@ -167,8 +167,8 @@ class Reader(Protocol):
     def find_idempotency(self, org_id: OrgId, key: str) -> IdempotencyRecord | None:
         """The record of a key, however old."""
 
-    def count_queued(self, org_id: OrgId) -> int:
-        """Jobs of the tenant that wait."""
+    def count_queued(self, org_id: OrgId, at_most: int) -> int:
+        """Jobs of the tenant that wait, counted no further than ``at_most``."""
 
     def recent_run_seconds(self, analysis: str, limit: int) -> list[float]:
         """Run times of the analysis's latest completed attempts, newest first. Across tenants: numbers only."""

@@ -1,0 +1,144 @@
+"""Cleanup: one function behind the server's chore, the script and the command.
+
+Old rows go in small committed batches, sized so that each holds the writer for about TARGET_BATCH_SECONDS; what
+was committed stands when something stops the run half-way, and the report counts exactly that.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from time import perf_counter
+
+from async_delivery import telemetry
+from async_delivery.domain.errors import UnavailableError
+from async_delivery.domain.retention import RetentionPolicy, RetentionReport, SectionCount
+from async_delivery.engine.runtime import SystemClock
+from async_delivery.storage.contract import Deleted, RetentionCount, Section, Store, Transaction
+
+TARGET_BATCH_SECONDS = 0.015
+_FIRST_BATCH, _LARGEST_BATCH = 100, 5_000
+
+Stop = Callable[[], bool]
+
+
+def cleanup_retention(
+    store: Store,
+    *,
+    results_ttl_seconds: int,
+    events_ttl_seconds: int,
+    dry_run: bool = False,
+    now: datetime | None = None,
+    store_file: str = "",
+    stop: Stop = lambda: False,
+) -> RetentionReport:
+    """Delete results and events of jobs that ended longer ago than the TTLs, or count them in a dry run.
+
+    now         the instant the TTLs are counted from (aware UTC); the machine's clock where None
+    store_file  how the report names the store
+    stop        asked between batches; True ends the run, and the report says so
+    Raises ValidationError for a bad TTL, StoreBusyError while another cleanup runs, UnavailableError if the store
+    cannot be read; each before anything was touched. Later faults are in the report's errors.
+    """
+    policy = RetentionPolicy(results_ttl_seconds, events_ttl_seconds)
+    clock = SystemClock()
+    started_at = clock.now()
+    at = now or started_at
+    if dry_run:
+        found = store.read(lambda reader: reader.count_retention(policy, at))
+        return _report(store_file, policy, True, at, started_at, clock.now(), found, ())
+    with store.cleanup_lock():
+        found = store.read(lambda reader: reader.count_retention(policy, at))
+        sweep = _Sweep(store, policy, at, stop)
+        errors = sweep.run()
+        report = _report(store_file, policy, False, at, started_at, clock.now(), sweep.account(found), errors)
+    telemetry.emit("cleanup.finished", report=report)
+    return report
+
+
+class _Sweep:
+    """One live run: deletes batch after batch and remembers what was committed."""
+
+    def __init__(self, store: Store, policy: RetentionPolicy, now: datetime, stop: Stop) -> None:
+        self._store, self._policy, self._now, self._stop = store, policy, now, stop
+        self._counts: Counter[Section] = Counter()
+        self._bytes: Counter[Section] = Counter()
+        self._tenants: dict[str, Counter[Section]] = defaultdict(Counter)
+
+    def run(self) -> tuple[str, ...]:
+        for section in (Section.RESULTS, Section.EVENTS):
+            limit = _FIRST_BATCH
+            while True:
+                if self._stop():
+                    return ("stopped on request before everything old was deleted",)
+                try:
+                    deleted, seconds = self._batch(section, limit)
+                except UnavailableError as exc:
+                    return (f"{section}: {exc.message}",)
+                self._add(section, deleted)
+                if not deleted.more:
+                    break
+                limit = _next_limit(limit, seconds)
+        return ()
+
+    def _batch(self, section: Section, limit: int) -> tuple[Deleted, float]:
+        def write(tx: Transaction) -> tuple[Deleted, float]:
+            began = perf_counter()
+            deleted = tx.delete_old(section, self._policy, self._now, limit)
+            return deleted, perf_counter() - began
+
+        return self._store.write(write)
+
+    def _add(self, section: Section, deleted: Deleted) -> None:
+        self._counts[section] += deleted.count
+        self._bytes[section] += deleted.bytes
+        for org_id, count in deleted.per_tenant.items():
+            self._tenants[org_id][section] += count
+
+    def account(self, found: RetentionCount) -> RetentionCount:
+        """``found`` with what was really deleted in place of what was to be."""
+
+        def section(name: Section, before: SectionCount) -> SectionCount:
+            return replace(before, delete_count=self._counts[name], bytes=self._bytes[name])
+
+        tenants = {org: {str(name): counts[name] for name in Section} for org, counts in self._tenants.items()}
+        return replace(
+            found,
+            results=section(Section.RESULTS, found.results),
+            events=section(Section.EVENTS, found.events),
+            per_tenant=tenants,
+        )
+
+
+def _next_limit(limit: int, seconds: float) -> int:
+    """Aim the next batch at TARGET_BATCH_SECONDS, changing by at most a factor of two."""
+    factor = TARGET_BATCH_SECONDS / max(seconds, 1e-6)
+    return max(20, min(_LARGEST_BATCH, int(limit * min(2.0, max(0.5, factor)))))
+
+
+def _report(
+    store_file: str,
+    policy: RetentionPolicy,
+    dry_run: bool,
+    now: datetime,
+    started_at: datetime,
+    finished_at: datetime,
+    found: RetentionCount,
+    errors: tuple[str, ...],
+) -> RetentionReport:
+    return RetentionReport(
+        store_file=store_file,
+        policy=policy,
+        dry_run=dry_run,
+        now=now,
+        started_at=started_at,
+        finished_at=finished_at,
+        terminal_job_count=found.terminal_job_count,
+        active_job_count=found.active_job_count,
+        results=found.results,
+        events=found.events,
+        per_tenant=found.per_tenant,
+        errors=errors,
+    )

@@ -1,0 +1,201 @@
+"""What workers do with jobs: claim, heartbeat, report, end. Every write carries the fence of its attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from async_delivery import telemetry
+from async_delivery.domain import lifecycle
+from async_delivery.domain.errors import LeaseLostError
+from async_delivery.domain.failure import Failure
+from async_delivery.domain.job import Fence, Job, JobId, JobRequest
+from async_delivery.domain.lifecycle import Change, RetryRule
+from async_delivery.domain.result import SealedBody
+from async_delivery.domain.tenant import OrgId
+from async_delivery.engine.runtime import Runtime
+from async_delivery.storage.contract import InputFile, Renewal, Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A claimed job with what its attempt needs. Its fence and lease are on the job."""
+
+    job: Job
+    request: JobRequest
+    input: InputFile | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How far an analysis says it is; None leaves what was said before."""
+
+    percent: float | None = None
+    stage: str | None = None
+    message: str | None = None
+
+
+def claim(rt: Runtime, worker_id: str, limit: int, analyses: Sequence[str] | None = None) -> list[Run]:
+    """Start attempts of up to ``limit`` due jobs, fair across tenants; empty when none is due."""
+    now = rt.clock.now()
+
+    def write(tx: Transaction) -> list[Run]:
+        runs = []
+        for queued in tx.claimable(limit, analyses, rt.policy.max_running_per_tenant, now):
+            change = lifecycle.claim(queued, worker_id, rt.new_token(), rt.policy.lease_seconds, now, rt.new_id)
+            tx.save(change)
+            request = tx.find_request(queued.org_id, queued.job_id)
+            if request is None:
+                raise AssertionError(f"job {queued.job_id} has no request")
+            file = tx.find_input(queued.org_id, request.input_id) if request.input_id else None
+            runs.append(Run(change.job, request, file))
+        return runs
+
+    runs = rt.store.write(write)
+    for run in runs:
+        telemetry.emit("attempt.started", job=run.job)
+    return runs
+
+
+def heartbeat(rt: Runtime, worker_id: str, fences: Mapping[JobId, Fence]) -> list[Renewal]:
+    """Renew the leases of a worker's running attempts; tells of each whether it is still held, and of cancels."""
+    if not fences:
+        return []
+    expires_at = rt.clock.now() + timedelta(seconds=rt.policy.lease_seconds)
+    return rt.store.write(lambda tx: tx.renew_leases(worker_id, fences, expires_at))
+
+
+def _change(
+    rt: Runtime, org_id: OrgId, job_id: JobId, decide: Callable[[Job], Change | None], log: str | None = None
+) -> Change | None:
+    """Lock, ask the domain, save. ``log`` is kept with the attempt in the same transaction."""
+
+    def write(tx: Transaction) -> Change | None:
+        job = tx.lock_job(org_id, job_id)
+        change = decide(job)
+        if change is not None:
+            tx.save(change)
+        if log:
+            tx.put_log(org_id, job_id, job.attempt, log)
+        return change
+
+    try:
+        return rt.store.write(write)
+    except LeaseLostError as exc:
+        telemetry.emit("write.refused", job_id=job_id, attempt=exc.attempt)
+        raise
+
+
+def progress(rt: Runtime, org_id: OrgId, job_id: JobId, fence: Fence, report: Report) -> None:
+    """Take over a report of progress. Raises LeaseLostError, NotFoundError."""
+    now = rt.clock.now()
+    change = _change(
+        rt,
+        org_id,
+        job_id,
+        lambda job: lifecycle.progress(
+            job, fence, report.percent, report.stage, report.message, now, rt.new_id
+        ),
+    )
+    if change is not None:
+        telemetry.emit("job.progressed", job=change.job)
+
+
+def publish_partial(
+    rt: Runtime, org_id: OrgId, job_id: JobId, fence: Fence, body: SealedBody, report: Report
+) -> Job:
+    """Keep a partial result. Raises LeaseLostError, NotFoundError."""
+    now = rt.clock.now()
+    change = _change(
+        rt,
+        org_id,
+        job_id,
+        lambda job: lifecycle.publish_partial(
+            job,
+            fence,
+            body,
+            now,
+            rt.new_id,
+            percent=report.percent,
+            stage=report.stage,
+            message=report.message,
+        ),
+    )
+    return _told(change, "job.partial_published")
+
+
+def complete(
+    rt: Runtime, org_id: OrgId, job_id: JobId, fence: Fence, body: SealedBody, log: str | None = None
+) -> Job:
+    """Finish a job with its final result. Raises LeaseLostError, NotFoundError."""
+    now = rt.clock.now()
+    change = _change(
+        rt, org_id, job_id, lambda job: lifecycle.complete(job, fence, body, now, rt.new_id), log
+    )
+    return _told(change, "job.completed")
+
+
+def fail(
+    rt: Runtime,
+    org_id: OrgId,
+    job_id: JobId,
+    fence: Fence,
+    reason: Failure,
+    *,
+    again: bool,
+    crashed: bool = False,
+    retry_after_seconds: float | None = None,
+    log: str | None = None,
+) -> Job:
+    """End an attempt with a failure; see ``lifecycle.fail``. Raises LeaseLostError, NotFoundError."""
+    now, jitter = rt.clock.now(), rt.jitter()
+
+    def decide(job: Job) -> Change:
+        info = rt.catalogue.find(job.analysis)
+        rule = (
+            RetryRule(jitter, info.limits.retry_base_seconds, info.limits.retry_cap_seconds)
+            if info
+            else RetryRule(jitter)
+        )
+        return lifecycle.fail(
+            job,
+            fence,
+            reason,
+            now,
+            rt.new_id,
+            rule=rule,
+            again=again,
+            crashed=crashed,
+            retry_after_seconds=retry_after_seconds,
+        )
+
+    return _told(_change(rt, org_id, job_id, decide, log), "attempt.failed")
+
+
+def confirm_cancel(rt: Runtime, org_id: OrgId, job_id: JobId, fence: Fence, log: str | None = None) -> Job:
+    """End a job whose attempt was stopped on request. Raises LeaseLostError, NotFoundError, ConflictError."""
+    now = rt.clock.now()
+    change = _change(
+        rt, org_id, job_id, lambda job: lifecycle.confirm_cancel(job, fence, now, rt.new_id), log
+    )
+    return _told(change, "job.canceled")
+
+
+def release(rt: Runtime, org_id: OrgId, job_id: JobId, fence: Fence, log: str | None = None) -> Job:
+    """Give a job back at shutdown; costs it nothing. Raises LeaseLostError, NotFoundError."""
+    now = rt.clock.now()
+    change = _change(rt, org_id, job_id, lambda job: lifecycle.release(job, fence, now, rt.new_id), log)
+    return _told(change, "attempt.released")
+
+
+def keep_log(rt: Runtime, org_id: OrgId, job_id: JobId, attempt: int, text: str) -> None:
+    """Keep what a running attempt has printed so far."""
+    rt.store.write(lambda tx: tx.put_log(org_id, job_id, attempt, text))
+
+
+def _told(change: Change | None, name: str) -> Job:
+    if change is None:
+        raise AssertionError(f"{name} always changes the job")
+    telemetry.emit(name, job=change.job, before=change.before)
+    return change.job

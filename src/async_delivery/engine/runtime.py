@@ -1,0 +1,99 @@
+"""What every use case needs: the store, the clock, ids, chance, the catalogue and the limits.
+
+Built once by ``wiring`` (and by tests, with a clock of their own); nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import time_ns
+from typing import Protocol
+
+from async_delivery.engine.catalogue import Catalogue
+from async_delivery.storage.contract import Store
+
+_HEX = "0123456789abcdef"
+
+
+class Clock(Protocol):
+    """The only source of wall time below the edges."""
+
+    def now(self) -> datetime:
+        """Aware UTC."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        """Aware UTC, microseconds."""
+        return datetime.now(UTC)
+
+
+def new_id() -> str:
+    """A UUID version 7 (RFC 9562): 48 bits of milliseconds, then 74 random bits, as 36 characters.
+
+    The random bits are fresh in each id; a counter in their place would make neighbours guessable.
+    """
+    text = f"{time_ns() // 1_000_000:012x}"
+    noise = os.urandom(10).hex()
+    # Version 7 takes one digit, the two variant bits half of another: 80 - 4 - 2 bits of noise stay.
+    return f"{text[:8]}-{text[8:]}-7{noise[:3]}-{_HEX[8 | int(noise[3], 16) & 3]}{noise[4:7]}-{noise[7:19]}"
+
+
+def new_token() -> str:
+    """128 random bits in hex, for leases."""
+    return os.urandom(16).hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Limits and spans of time. Durations in seconds.
+
+    lease_seconds              how long an attempt is a worker's without a heartbeat
+    heartbeat_seconds          how often the worker renews it; at most a third of the lease
+    default_analysis           what a request without ``analysis`` runs
+    results_ttl_seconds        for jobs that ask for none
+    max_results_ttl_seconds    the longest a tenant may ask for
+    max_timeout_seconds        the longest an attempt may run, whatever was asked for
+    max_queued_per_tenant      jobs that may wait; more are refused with rate_limited
+    max_running_per_tenant     attempts at a time; None means as many as there are slots
+    idempotency_ttl_seconds    how long an Idempotency-Key is remembered
+    fault_injection            analyses may harm their own process on request; for tests only
+    """
+
+    lease_seconds: float = 30.0
+    heartbeat_seconds: float = 10.0
+    default_analysis: str = "profile"
+    results_ttl_seconds: int = 604_800
+    max_results_ttl_seconds: int = 31_536_000
+    max_timeout_seconds: float = 86_400.0
+    max_queued_per_tenant: int = 100_000
+    max_running_per_tenant: int | None = None
+    idempotency_ttl_seconds: int = 86_400
+    fault_injection: bool = False
+
+    def __post_init__(self) -> None:
+        # A lease that one late heartbeat can lose makes healthy work run twice.
+        if self.lease_seconds < 3 * self.heartbeat_seconds:
+            raise ValueError(
+                f"lease_seconds ({self.lease_seconds}) must be at least 3 x heartbeat_seconds "
+                f"({self.heartbeat_seconds})"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Handed to every use case as its first argument."""
+
+    store: Store
+    catalogue: Catalogue
+    policy: Policy = field(default_factory=Policy)
+    clock: Clock = field(default_factory=SystemClock)
+    new_id: Callable[[], str] = new_id
+    new_token: Callable[[], str] = new_token
+    jitter: Callable[[], float] = random.random
