@@ -42,7 +42,7 @@ def emit(name: str, **values: Any) -> None:
         except Exception as exc:  # noqa: BLE001  whatever an observer does, the work goes on
             if id(subscriber) not in _told:
                 _told.add(id(subscriber))
-                print(f"a telemetry subscriber failed on {name}: {exc!r}", file=sys.stderr)
+                sys.stderr.write(f"a telemetry subscriber failed on {name}: {exc!r}\n")
 
 
 @contextmanager

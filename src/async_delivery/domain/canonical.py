@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from async_delivery.domain.errors import NotSerializableError
@@ -36,32 +37,32 @@ def canonical_json(value: Any) -> bytes:
 
 def _check(value: Any, path: str, depth: int) -> None:
     kind = type(value)
-    if kind is str or kind is bool or value is None:
+    if kind in _PLAIN:
         return
-    if kind is int:
-        if not _INT_MIN <= value <= _INT_MAX:
-            raise NotSerializableError(path, "integer beyond 64 bits; give it as text")
-        return
-    if kind is float:
-        if value != value or value in (float("inf"), float("-inf")):
-            raise NotSerializableError(path, f"{value} has no JSON form; give null or text")
-        return
-    if depth >= MAX_DEPTH:
+    if kind is int or kind is float:
+        _check_number(value, path)
+    elif depth >= MAX_DEPTH:
         raise NotSerializableError(path, f"nested deeper than {MAX_DEPTH} levels, or a cycle")
-    if kind is dict:
+    elif kind is dict:
         for key, item in value.items():
             if type(key) is not str:
                 raise NotSerializableError(path, f"key {key!r:.80} is {type(key).__name__}, must be str")
-            # The path is only spelled out for containers and refused leaves; scalars are the hot loop.
-            if item.__class__ not in _PLAIN:
+            if type(item) not in _PLAIN:
                 _check(item, f"{path}.{key}", depth + 1)
-        return
-    if kind is list or kind is tuple:
+    elif kind is list or kind is tuple:
         for index, item in enumerate(value):
-            if item.__class__ not in _PLAIN:
+            if type(item) not in _PLAIN:
                 _check(item, f"{path}[{index}]", depth + 1)
-        return
-    raise NotSerializableError(path, f"{kind.__module__}.{kind.__qualname__} has no JSON form")
+    else:
+        raise NotSerializableError(path, f"{kind.__module__}.{kind.__qualname__} has no JSON form")
+
+
+def _check_number(value: int | float, path: str) -> None:
+    if isinstance(value, int):
+        if not _INT_MIN <= value <= _INT_MAX:
+            raise NotSerializableError(path, "integer beyond 64 bits; give it as text")
+    elif not isfinite(value):
+        raise NotSerializableError(path, f"{value} has no JSON form; give null or text")
 
 
 _PLAIN = frozenset({str, bool, type(None)})

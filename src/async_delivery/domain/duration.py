@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_FORM = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*([smhdw]?)\Z")
+_FORM = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([smhdw]?)\Z")
 
 # A hundred years: beyond it, date arithmetic leaves the range of timestamps.
 MAX_SECONDS = 100 * 365 * 86400
@@ -18,7 +18,9 @@ def parse_duration(text: str) -> float:
     """
     found = _FORM.match(text.strip())
     if not found:
-        raise ValueError(f"{text!r} is not a duration: give seconds or a number with s, m, h, d or w, such as 7d")
+        raise ValueError(
+            f"{text!r} is not a duration: give seconds or a number with s, m, h, d or w, such as 7d"
+        )
     seconds = float(found[1]) * _UNITS[found[2]]
     if seconds > MAX_SECONDS:
         raise ValueError(f"{text!r} is longer than {MAX_SECONDS} seconds")

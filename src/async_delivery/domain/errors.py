@@ -72,7 +72,9 @@ class IdempotencyInFlightError(ConflictError):
     """The first request with this Idempotency-Key has not been committed yet."""
 
     def __init__(self, retry_after_seconds: int = 1) -> None:
-        super().__init__("the first request with this Idempotency-Key is still being processed; try again shortly")
+        super().__init__(
+            "the first request with this Idempotency-Key is still being processed; try again shortly"
+        )
         self.retry_after_seconds = retry_after_seconds
 
 

@@ -59,4 +59,6 @@ def failure(code: str, message: str, *, retryable: bool = False) -> Failure:
 
 def is_failure_code(text: str) -> bool:
     """True if ``text`` may stand as an ``error_code``: 1..64 of lower-case letters, digits and ``_``."""
-    return 0 < len(text) <= 64 and text.isascii() and text.replace("_", "a").isalnum() and text == text.lower()
+    return (
+        0 < len(text) <= 64 and text.isascii() and text.replace("_", "a").isalnum() and text == text.lower()
+    )

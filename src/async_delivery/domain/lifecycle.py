@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from math import isnan
 from typing import Any
 
 from async_delivery.domain import notification as notifications
@@ -142,7 +143,9 @@ def submit(job: Job, request: JobRequest, new_id: NewId) -> Change:
     return replace(draft.done(), request=request)
 
 
-def claim(job: Job, worker_id: str, lease_token: str, lease_seconds: float, now: datetime, new_id: NewId) -> Change:
+def claim(
+    job: Job, worker_id: str, lease_token: str, lease_seconds: float, now: datetime, new_id: NewId
+) -> Change:
     """Start the next attempt of a queued job. Raises ConflictError if it is not queued."""
     draft = _Draft(job, job, now, new_id)
     if job.status is not JobStatus.QUEUED:
@@ -172,7 +175,7 @@ def _ended(job: Job, outcome: AttemptOutcome, now: datetime, error_code: str | N
 
 def _percent(job: Job, percent: float | None) -> float:
     """The job's progress after a report: rounded, within 0..100, and never below what was shown before."""
-    if percent is None or percent != percent:
+    if percent is None or isnan(percent):
         return job.progress_percent
     return max(job.progress_percent, round(min(100.0, max(0.0, percent)), 1))
 
@@ -193,7 +196,9 @@ def progress(
         return None
     draft = _Draft(job, job, now, new_id)
     draft.move(job.status, progress_percent=after[0], stage=after[1], message=after[2])
-    draft.say(EventType.PROGRESS, ActorType.WORKER, progress_percent=after[0], stage=after[1], attempt=job.attempt)
+    draft.say(
+        EventType.PROGRESS, ActorType.WORKER, progress_percent=after[0], stage=after[1], attempt=job.attempt
+    )
     return draft.done()
 
 
@@ -412,7 +417,12 @@ def confirm_cancel(job: Job, fence: Fence, now: datetime, new_id: NewId) -> Chan
 def _cancel_active(draft: _Draft, ended: Attempt, errors: int) -> Change:
     """A running job that was asked to stop ends as canceled, whichever way its attempt stopped."""
     draft.move(
-        JobStatus.CANCELED, canceled_at=draft.now, finished_at=draft.now, lease=None, error=None, error_count=errors
+        JobStatus.CANCELED,
+        canceled_at=draft.now,
+        finished_at=draft.now,
+        lease=None,
+        error=None,
+        error_count=errors,
     )
     draft.say(
         EventType.CANCELED,

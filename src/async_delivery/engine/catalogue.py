@@ -50,7 +50,9 @@ class Catalogue:
             return []
         found = []
         for error in validator.iter_errors(params):
-            path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.instance_path)
+            path = "".join(
+                f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.instance_path
+            )
             found.append(FieldIssue(f"params{path}", error.message[:300]))
             if len(found) == MAX_ISSUES:
                 break

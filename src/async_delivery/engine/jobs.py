@@ -68,10 +68,13 @@ def _submission(
 
 def _replay(rt: Runtime, tx: Transaction, job: Job, fingerprint: str, key: str) -> Submitted | None:
     record = tx.find_idempotency(job.org_id, key)
-    if record is None or record.created_at + timedelta(seconds=rt.policy.idempotency_ttl_seconds) <= job.submitted_at:
+    if (
+        record is None
+        or record.created_at + timedelta(seconds=rt.policy.idempotency_ttl_seconds) <= job.submitted_at
+    ):
         return None
     if record.fingerprint != fingerprint:
-        raise IdempotencyKeyReusedError()
+        raise IdempotencyKeyReusedError
     known = tx.find_job(job.org_id, record.job_id)
     # An erased job takes its key with it: the request is new again.
     return Submitted(known, replayed=True) if known else None

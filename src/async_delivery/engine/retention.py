@@ -103,7 +103,9 @@ class _Sweep:
         def section(name: Section, before: SectionCount) -> SectionCount:
             return replace(before, delete_count=self._counts[name], bytes=self._bytes[name])
 
-        tenants = {org: {str(name): counts[name] for name in Section} for org, counts in self._tenants.items()}
+        tenants = {
+            org: {str(name): counts[name] for name in Section} for org, counts in self._tenants.items()
+        }
         return replace(
             found,
             results=section(Section.RESULTS, found.results),

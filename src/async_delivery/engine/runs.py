@@ -43,7 +43,9 @@ def claim(rt: Runtime, worker_id: str, limit: int, analyses: Sequence[str] | Non
     def write(tx: Transaction) -> list[Run]:
         runs = []
         for queued in tx.claimable(limit, analyses, rt.policy.max_running_per_tenant, now):
-            change = lifecycle.claim(queued, worker_id, rt.new_token(), rt.policy.lease_seconds, now, rt.new_id)
+            change = lifecycle.claim(
+                queued, worker_id, rt.new_token(), rt.policy.lease_seconds, now, rt.new_id
+            )
             tx.save(change)
             request = tx.find_request(queued.org_id, queued.job_id)
             if request is None:

@@ -61,7 +61,9 @@ class _Check:
     def number(self, name: str, value: Any, low: float, high: float, *, whole: bool = False) -> Any:
         kinds = int if whole else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-            self.fault(name, f"must be a {'whole ' if whole else ''}number of seconds from {low:g} to {high:g}")
+            self.fault(
+                name, f"must be a {'whole ' if whole else ''}number of seconds from {low:g} to {high:g}"
+            )
             return None
         return value
 
@@ -149,7 +151,9 @@ def _labels(check: _Check, value: Any) -> Mapping[str, str]:
         if not 0 < len(key) <= MAX_LABEL_KEY or not key.isprintable():
             check.fault("labels", f"a key must have 1 to {MAX_LABEL_KEY} printable characters")
         if not isinstance(text, str) or len(text) > MAX_LABEL_VALUE:
-            check.fault(f"labels.{key[:MAX_LABEL_KEY]}", f"must be a string of at most {MAX_LABEL_VALUE} characters")
+            check.fault(
+                f"labels.{key[:MAX_LABEL_KEY]}", f"must be a string of at most {MAX_LABEL_VALUE} characters"
+            )
     return value
 
 
@@ -194,6 +198,8 @@ def _params(rt: Runtime, check: _Check, value: Any, info: AnalysisInfo | None) -
 
 def _input(check: _Check, info: AnalysisInfo, file: InputFile | None) -> None:
     if file is None and info.input is InputMode.REQUIRED:
-        check.fault("file", f"{info.name} needs a file: send multipart/form-data with the parts request and file")
+        check.fault(
+            "file", f"{info.name} needs a file: send multipart/form-data with the parts request and file"
+        )
     if file is not None and info.input is InputMode.NONE:
         check.fault("file", f"{info.name} takes no file")
