@@ -199,8 +199,12 @@ class Transaction(Reader, Protocol):
         event_seq are in the WHERE), ConflictError if a new id or dedupe key is there already.
         """
 
-    def claimable(self, limit: int, analyses: Sequence[str] | None, max_running_per_tenant: int | None) -> list[Job]:
+    def claimable(
+        self, now: datetime, limit: int, analyses: Sequence[str] | None, max_running_per_tenant: int | None
+    ) -> list[Job]:
         """The next due queued jobs, locked, in the order of fair dispatch. For workers: across tenants.
+
+        A job whose ``due_at`` lies after ``now`` is not among them; one whose time has come joins its tenant's line.
 
         Tenants take turns: each waiting job has a place in its tenant's own line, and the lowest places of all
         tenants go first; within a tenant expedite jobs go before default ones, then older ones.
