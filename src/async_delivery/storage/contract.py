@@ -200,7 +200,7 @@ class Transaction(Reader, Protocol):
         """
 
     def claimable(
-        self, now: datetime, limit: int, analyses: Sequence[str] | None, max_running_per_tenant: int | None
+        self, limit: int, analyses: Sequence[str] | None, max_running_per_tenant: int | None, now: datetime
     ) -> list[Job]:
         """The next due queued jobs, locked, in the order of fair dispatch. For workers: across tenants.
 
