@@ -46,8 +46,7 @@ class Params:
         else:
             kind = hints.get("params", dict)
         self.open = _is_open(kind)
-        self._adapter: TypeAdapter[Any] = TypeAdapter(kind)
-        self.schema = _object_schema(function.__name__, self._adapter, closed=not self.open)
+        self._adapter, self.schema = _adapter(function.__name__, kind, closed=not self.open)
         if self.by_keyword:
             self.schema.pop("title", None)  # the name of a type nobody wrote
         self._known = frozenset(self.schema.get("properties", ()))
@@ -135,8 +134,9 @@ def _is_open(kind: Any) -> bool:
     return config.get("extra") in ("allow", "ignore")
 
 
-def _object_schema(name: str, adapter: TypeAdapter[Any], *, closed: bool) -> dict[str, Any]:
+def _adapter(name: str, kind: Any, *, closed: bool) -> tuple[TypeAdapter[Any], dict[str, Any]]:
     try:
+        adapter = TypeAdapter(kind)
         schema = adapter.json_schema(mode="validation")
     except pydantic.PydanticUserError as exc:
         raise TypeError(f"{name}: params have no JSON Schema: {exc.message}") from exc
@@ -148,7 +148,7 @@ def _object_schema(name: str, adapter: TypeAdapter[Any], *, closed: bool) -> dic
     if closed:
         schema["additionalProperties"] = False
         schema.setdefault("properties", {})
-    return {"$schema": DIALECT, **schema}
+    return adapter, {"$schema": DIALECT, **schema}
 
 
 def _issue(error: Any) -> FieldIssue:

@@ -161,8 +161,10 @@ def _extra_for(package: str, module: str) -> tuple[str, str]:
         distribution = importlib.metadata.distribution(package.replace("_", "-"))
     except importlib.metadata.PackageNotFoundError:
         return "", ""
+    extras: dict[str, list[str]] = {}
     for requirement in distribution.requires or ():
-        match = re.match(r"([A-Za-z0-9._-]+).*;.*extra == ['\"]([^'\"]+)['\"]", requirement)
-        if match and match[1].lower().replace("-", "_") == module.lower():
-            return distribution.name, match[2]
-    return "", ""
+        if match := re.match(r"([A-Za-z0-9._-]+).*;.*extra == ['\"]([^'\"]+)['\"]", requirement):
+            extras.setdefault(match[2], []).append(match[1].lower().replace("-", "_"))
+    having = [name for name, modules in extras.items() if module.lower() in modules]
+    # The smallest: an extra of all extras would bring it as well.
+    return (distribution.name, min(having, key=lambda name: len(extras[name]))) if having else ("", "")
