@@ -29,6 +29,9 @@ from async_delivery.domain.tenant import OrgId
 
 T = TypeVar("T")
 
+IDEMPOTENCY_TTL_SECONDS = 86_400
+UNNAMED_INPUT_TTL_SECONDS = 86_400
+
 
 @dataclass(frozen=True, slots=True)
 class Signal:
@@ -212,7 +215,9 @@ class Transaction(Reader, Protocol):
         max_running_per_tenant   tenants that already run so many are passed over
         """
 
-    def renew_leases(self, worker_id: str, fences: Mapping[JobId, Fence], expires_at: datetime) -> list[Renewal]:
+    def renew_leases(
+        self, worker_id: str, fences: Mapping[JobId, Fence], expires_at: datetime
+    ) -> list[Renewal]:
         """Prolong the leases of one worker; ``held`` is False for each that it no longer has. For workers."""
 
     def lost_jobs(self, now: datetime, alive: Sequence[str], limit: int) -> list[Job]:
@@ -225,8 +230,12 @@ class Transaction(Reader, Protocol):
     def put_log(self, org_id: OrgId, job_id: JobId, attempt: int, text: str) -> None:
         """Keep the captured output of an attempt, replacing what was kept before."""
 
-    def put_idempotency(self, org_id: OrgId, record: IdempotencyRecord) -> None:
-        """Bind a key to a job, replacing an expired record. Raises ConflictError if a live one is there."""
+    def put_idempotency(
+        self, org_id: OrgId, record: IdempotencyRecord, ttl_seconds: int = IDEMPOTENCY_TTL_SECONDS
+    ) -> None:
+        """Bind a key to a job, replacing a record that was ``ttl_seconds`` old by then.
+
+        Raises ConflictError if a live one is there, NotFoundError if the job is not."""
 
     def add_input(self, file: InputFile) -> None:
         """Enter an uploaded file. Its chunks are written before it, so an input that is entered is whole."""

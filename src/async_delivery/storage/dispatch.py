@@ -1,0 +1,136 @@
+"""Fair dispatch: which waiting jobs run next. Works on statements alone; knows no dialect.
+
+A waiting job has a ``place``, a number it gets when it enters the queue: one more than the last of its tenant's
+line, but not less than the lowest place now in any line. Turns go by place, so tenants alternate however long
+their lines are, without a counter anywhere. Whose turn it is decides the place; which of the tenant's jobs runs
+in it is the tenant's own affair: expedite before default, then older ones. If that is another job than the one
+at this place, the two trade places, so a line never has fewer turns than jobs.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from async_delivery.domain.job import Job, JobId
+from async_delivery.domain.tenant import OrgId
+from async_delivery.storage import rows
+from async_delivery.storage import statements as sql
+
+if TYPE_CHECKING:
+    from async_delivery.storage.writing import SqlTransaction
+
+_PROMOTED_AT_ONCE = 1000
+# Turns looked at from the front of the queue before asking tenant by tenant.
+_FRONT = 64
+
+Turn = tuple[int, str, str]
+Waiting = tuple[int, str, int]
+
+
+def promote_due(tx: SqlTransaction, now: datetime) -> None:
+    """Let delayed jobs whose time has come join their tenant's line."""
+    due = tx.run(sql.FIND_DUE, {"now": rows.to_micros(now), "at_most": _PROMOTED_AT_ONCE}).fetchall()
+    for job_id, org_id in due:
+        tx.run(sql.PROMOTE, {"the_job_id": job_id, "the_org_id": org_id, "place": tx.next_place(org_id)})
+
+
+def claimable(
+    tx: SqlTransaction, limit: int, analyses: Sequence[str] | None, max_running_per_tenant: int | None
+) -> list[Job]:
+    """Up to ``limit`` waiting jobs in the order of their turns."""
+    picker = _Picker(tx, limit, analyses, max_running_per_tenant)
+    front = tx.run(sql.LIST_FRONT, {"at_most": max(_FRONT, 4 * limit)}).fetchall()
+    picker.offer(front)
+    if not picker.full and len(front) == max(_FRONT, 4 * limit):
+        # The front is taken up by tenants at their cap or by analyses not asked for: one short line per tenant
+        # instead of everything that waits.
+        picker.offer(turn for turn in _turns_by_tenant(tx, limit) if turn > tuple(front[-1]))
+    picker.trade_places()
+    return picker.jobs()
+
+
+def _turns_by_tenant(tx: SqlTransaction, limit: int) -> Iterator[Turn]:
+    lines = []
+    org_id = tx.run(sql.FIRST_TENANT, {}).fetchone()[0]
+    while org_id is not None:
+        places = tx.run(sql.LIST_PLACES_OF_TENANT, {"the_org_id": org_id, "at_most": limit}).fetchall()
+        lines.append([(place, job_id, owner) for place, job_id, owner in places])
+        org_id = tx.run(sql.NEXT_TENANT, {"the_org_id": org_id}).fetchone()[0]
+    return heapq.merge(*lines)
+
+
+class _Picker:
+    """Goes through turns and gives each to the next job of its tenant."""
+
+    def __init__(
+        self, tx: SqlTransaction, limit: int, analyses: Sequence[str] | None, cap: int | None
+    ) -> None:
+        self._tx, self._limit, self._analyses, self._cap = tx, limit, analyses, cap
+        self._running: Counter[str] = Counter()
+        if cap is not None:
+            self._running.update(dict(tx.run(sql.COUNT_RUNNING, {}).fetchall()))
+        self._lines: dict[str, list[Waiting]] = {}
+        self._taken: Counter[str] = Counter()
+        self._picked: list[tuple[Turn, Waiting]] = []
+
+    @property
+    def full(self) -> bool:
+        return len(self._picked) >= self._limit
+
+    def offer(self, turns: Iterable[Turn]) -> None:
+        """Give ``turns``, lowest first, to jobs until there are enough."""
+        for turn in turns:
+            if self.full:
+                return
+            org_id = turn[2]
+            taken = self._taken[org_id]
+            if self._cap is not None and self._running[org_id] + taken >= self._cap:
+                continue
+            line = self._line(org_id)
+            if taken < len(line):
+                self._taken[org_id] += 1
+                self._picked.append((turn, line[taken]))
+
+    def _line(self, org_id: str) -> list[Waiting]:
+        """The tenant's next jobs, best first."""
+        line = self._lines.get(org_id)
+        if line is None:
+            analyses = self._analyses_of(org_id) if self._analyses is None else self._analyses
+            line = []
+            for analysis in dict.fromkeys(analyses):
+                params = {"the_org_id": org_id, "the_analysis": analysis, "at_most": self._limit}
+                line += self._tx.run(sql.LIST_NEXT_OF_TENANT, params).fetchall()
+            line.sort()
+            self._lines[org_id] = line
+        return line
+
+    def _analyses_of(self, org_id: str) -> Iterator[str]:
+        analysis = ""
+        while True:
+            params = {"the_org_id": org_id, "the_analysis": analysis}
+            analysis = self._tx.run(sql.NEXT_ANALYSIS_OF_TENANT, params).fetchone()[0]
+            if analysis is None:
+                return
+            yield analysis
+
+    def trade_places(self) -> None:
+        """Jobs whose turn was given to another get that one's place."""
+        spared: dict[str, list[str]] = defaultdict(list)
+        freed: dict[str, list[int]] = defaultdict(list)
+        running = {job[1] for _, job in self._picked}
+        turned = {turn[1] for turn, _ in self._picked}
+        for turn, job in self._picked:
+            if turn[1] not in running:
+                spared[turn[2]].append(turn[1])
+            if job[1] not in turned:
+                freed[turn[2]].append(job[2])
+        for org_id, job_ids in spared.items():
+            for job_id, place in zip(job_ids, sorted(freed[org_id]), strict=True):
+                self._tx.run(sql.SET_PLACE, {"the_job_id": job_id, "the_org_id": org_id, "place": place})
+
+    def jobs(self) -> list[Job]:
+        return [self._tx.lock_job(OrgId(turn[2]), JobId(job[1])) for turn, job in self._picked]

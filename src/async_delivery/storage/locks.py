@@ -1,0 +1,137 @@
+"""The lock file beside a database: who may write now, who serves, who cleans up, over all processes.
+
+SQLite from 3.7.0 to 3.51.2 can corrupt a database when two connections write or checkpoint at the same moment
+(https://sqlite.org/wal.html#walresetbug), so here a writer of any process holds the writer lock around its
+transaction and the checkpoint in it. Nothing here touches the database file itself: to open and close that with
+plain file calls would drop SQLite's own locks on it.
+
+The locks are open-file-description locks on single bytes (Linux): they belong to this open file, not to the
+process, and vanish with it, also by kill -9. They survive in a forked child that keeps the file open, so only
+processes that exec may be started (Python opens the file close-on-exec).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import struct
+from pathlib import Path
+from time import monotonic, sleep
+from types import TracebackType
+
+from async_delivery.domain.errors import StoreBusyError, StoreFileError, UnavailableError
+
+# Known to the fcntl module on Linux only since Python 3.9; the numbers are the kernel's.
+_F_OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)
+
+# Bytes far behind the text of the file, one per role.
+_BASE = 1 << 30
+_TURNSTILE, _WRITER, _SERVER, _CLEANUP = range(_BASE, _BASE + 4)
+_POLL_SECONDS = 0.0003
+_MAX_TEXT = 4096
+
+
+class LockFile:
+    """One open lock file. Its locks exclude every other open of it, in this process as well."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it, creating it where it is missing. Raises StoreFileError."""
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as exc:
+            raise StoreFileError(
+                f"{path}: cannot open the lock file of the database: {exc.strerror}"
+            ) from exc
+
+    def close(self) -> None:
+        """Let go of every lock. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    # ------------------------------------------------------------ the right to write
+    def take_writer(self, timeout_seconds: float) -> None:
+        """Wait for the right to write. Raises UnavailableError after ``timeout_seconds``.
+
+        First through the turnstile, then to the writer: one who waits for the writer keeps the turnstile, so
+        the writer who is busy again and again cannot pass it a second time.
+        """
+        deadline = monotonic() + timeout_seconds
+        self._wait(_TURNSTILE, deadline)
+        try:
+            self._wait(_WRITER, deadline)
+        finally:
+            self._set(_TURNSTILE, fcntl.F_UNLCK)
+
+    def release_writer(self) -> None:
+        """Give up the right to write; nothing happens if it is not held."""
+        self._set(_WRITER, fcntl.F_UNLCK)
+
+    def _wait(self, byte: int, deadline: float) -> None:
+        # Polled, not F_OFD_SETLKW: that one could neither time out nor be ended by close.
+        while not self._set(byte, fcntl.F_WRLCK):
+            if monotonic() >= deadline:
+                raise UnavailableError("another process has held the right to write for too long")
+            sleep(_POLL_SECONDS)
+
+    # ------------------------------------------------------------ one server, one cleanup
+    def take_server(self) -> None:
+        """Become the one process that serves. Raises StoreBusyError naming the one that does."""
+        if not self._set(_SERVER, fcntl.F_WRLCK):
+            raise StoreBusyError(
+                f"{self.path}: the store is served already by {self._holder()}; stop that server first, or serve"
+                " another store with --store-file"
+            )
+        text = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, text, 0)
+
+    def _holder(self) -> str:
+        try:
+            said = json.loads(os.pread(self._fd, _MAX_TEXT, 0))
+            return f"process {int(said['pid'])} on {str(said['host'])[:255]}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
+
+    def take_cleanup(self) -> bool:
+        """Take the one place for a cleanup; False if another has it."""
+        return self._set(_CLEANUP, fcntl.F_WRLCK)
+
+    def _set(self, byte: int, kind: int) -> bool:
+        flock = struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
+        try:
+            fcntl.fcntl(self._fd, _F_OFD_SETLK, flock)
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError as exc:
+            raise StoreFileError(
+                f"{self.path}: this file system cannot lock ({exc.strerror}); keep the store on a local disk"
+            ) from exc
+        return True
+
+
+class CleanupLock:
+    """Holds the one place for a cleanup over all processes. Each has its own open file, so two in one process
+    exclude each other as well."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: LockFile | None = None
+
+    def __enter__(self) -> CleanupLock:
+        file = LockFile(self._path)
+        if not file.take_cleanup():
+            file.close()
+            raise StoreBusyError("another cleanup of this store is running; wait for it to end")
+        self._file = file
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -1,0 +1,194 @@
+"""The Reader of both dialects: each question is one statement, run as text on the driver's connection.
+
+Counting for cleanup and the checks of the whole store have files of their own. Knows no dialect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from sqlalchemy.sql.expression import ClauseElement
+
+from async_delivery.domain.errors import NotFoundError
+from async_delivery.domain.event import Event
+from async_delivery.domain.job import Attempt, Job, JobId, JobRequest, JobStatus, ResultId
+from async_delivery.domain.notification import Channel, Notification
+from async_delivery.domain.result import Result
+from async_delivery.domain.retention import RetentionPolicy
+from async_delivery.domain.tenant import OrgId
+from async_delivery.storage import checks, retention, rows
+from async_delivery.storage import statements as sql
+from async_delivery.storage.contract import IdempotencyRecord, InputFile, JobFilter, RetentionCount
+from async_delivery.storage.dialects import Texts
+
+_TERMINAL = frozenset({"completed", "failed", "canceled"})
+Params = Mapping[str, Any]
+
+
+class Cursor(Protocol):
+    """What the drivers' cursors have in common."""
+
+    @property
+    def rowcount(self) -> int:
+        """Rows the statement wrote."""
+
+    def fetchone(self) -> Any:
+        """The next row or None."""
+
+    def fetchall(self) -> list[Any]:
+        """All rows that are left."""
+
+
+class Connection(Protocol):
+    """What the drivers' connections have in common."""
+
+    def execute(self, text: str, parameters: Any = ..., /) -> Cursor:
+        """Run one statement."""
+
+    def executemany(self, text: str, parameters: Any, /) -> Cursor:
+        """Run one statement for each set of parameters."""
+
+
+class SqlReader:
+    """Questions over one snapshot; see ``contract.Reader``. Lives as long as its transaction."""
+
+    def __init__(self, connection: Connection, texts: Texts) -> None:
+        self._connection = connection
+        self._texts = texts
+
+    def run(self, statement: ClauseElement, params: Params) -> Cursor:
+        """Run ``statement``; for the files beside this one."""
+        return self._connection.execute(self._texts[statement], params)
+
+    def run_many(self, statement: ClauseElement, params: Sequence[Params]) -> None:
+        """Run ``statement`` once for each of ``params``."""
+        self._connection.executemany(self._texts[statement], params)
+
+    def texts(self, values: Sequence[str]) -> Any:
+        """A list of texts as the parameter of ``is_one_of``."""
+        raise NotImplementedError
+
+    def _one(self, statement: ClauseElement, params: Params) -> Sequence[Any] | None:
+        row: Sequence[Any] | None = self._connection.execute(self._texts[statement], params).fetchone()
+        return row
+
+    def _all(self, statement: ClauseElement, params: Params) -> list[Sequence[Any]]:
+        return self._connection.execute(self._texts[statement], params).fetchall()
+
+    def find_job(self, org_id: OrgId, job_id: JobId) -> Job | None:
+        row = self._one(sql.FIND_JOB, {"the_job_id": job_id, "the_org_id": org_id})
+        return None if row is None else rows.to_job(row)
+
+    def find_request(self, org_id: OrgId, job_id: JobId) -> JobRequest | None:
+        row = self._one(sql.FIND_REQUEST, {"the_job_id": job_id, "the_org_id": org_id})
+        return None if row is None else rows.to_request(row)
+
+    def list_jobs(self, org_id: OrgId, where: JobFilter, limit: int, before: JobId | None) -> list[Job]:
+        labels = sorted((where.labels or {}).items())
+        statuses = sorted(set(where.statuses))
+        params: dict[str, Any] = {
+            "the_org_id": org_id,
+            "the_analysis": where.analysis,
+            "created_after": rows.optional_micros(where.created_after),
+            "created_before": rows.optional_micros(where.created_before),
+            "before_job_id": before,
+            "at_most": limit,
+        }
+        params.update({f"status_{n}": str(status) for n, status in enumerate(statuses)})
+        for n, (key, value) in enumerate(labels):
+            params[f"key_{n}"], params[f"value_{n}"] = key, value
+        statement = sql.list_jobs(
+            len(statuses),
+            len(labels),
+            analysis=where.analysis is not None,
+            after=where.created_after is not None,
+            before=where.created_before is not None,
+            page=before is not None,
+            completed=JobStatus.COMPLETED in statuses,
+        )
+        return [rows.to_job(row) for row in self._all(statement, params)]
+
+    def list_events(self, org_id: OrgId, job_id: JobId, after: int, limit: int) -> list[Event]:
+        params = {"the_job_id": job_id, "the_org_id": org_id, "after_seq": after, "at_most": limit}
+        return [rows.to_event(row) for row in self._all(sql.LIST_EVENTS, params)]
+
+    def list_attempts(self, org_id: OrgId, job_id: JobId) -> list[Attempt]:
+        params = {"the_job_id": job_id, "the_org_id": org_id}
+        return [rows.to_attempt(row) for row in self._all(sql.LIST_ATTEMPTS, params)]
+
+    def find_log(self, org_id: OrgId, job_id: JobId, attempt: int) -> str | None:
+        params = {"the_job_id": job_id, "the_org_id": org_id, "the_attempt": attempt}
+        row = self._one(sql.FIND_LOG, params)
+        return None if row is None else row[0]
+
+    def find_result(self, org_id: OrgId, result_id: ResultId) -> tuple[Result, bool] | None:
+        row = self._one(sql.FIND_RESULT, {"the_result_id": result_id, "the_org_id": org_id})
+        return None if row is None else (rows.to_result(row), row[-1] in _TERMINAL)
+
+    def newest_result(self, org_id: OrgId, job_id: JobId) -> Result | None:
+        row = self._one(sql.NEWEST_RESULT, {"the_job_id": job_id, "the_org_id": org_id})
+        return None if row is None else rows.to_result(row)
+
+    def list_results(self, org_id: OrgId, job_id: JobId) -> list[Result]:
+        params = {"the_job_id": job_id, "the_org_id": org_id}
+        return [rows.to_result(row) for row in self._all(sql.LIST_RESULTS, params)]
+
+    def find_body(self, org_id: OrgId, result_id: ResultId) -> bytes | None:
+        row = self._one(sql.FIND_BODY, {"the_result_id": result_id, "the_org_id": org_id})
+        return None if row is None else bytes(row[0])
+
+    def list_notifications(
+        self, org_id: OrgId, job_id: JobId, channel: Channel | None, limit: int
+    ) -> list[Notification]:
+        params: dict[str, Any] = {"the_job_id": job_id, "the_org_id": org_id, "at_most": limit}
+        statement = sql.LIST_NOTIFICATIONS
+        if channel is not None:
+            statement = sql.LIST_NOTIFICATIONS_OF_CHANNEL
+            params["the_channel"] = str(channel)
+        return [rows.to_notification(row) for row in self._all(statement, params)]
+
+    def find_idempotency(self, org_id: OrgId, key: str) -> IdempotencyRecord | None:
+        row = self._one(sql.FIND_KEY, {"the_key": key, "the_org_id": org_id})
+        return None if row is None else rows.to_idempotency(row)
+
+    def count_queued(self, org_id: OrgId, at_most: int) -> int:
+        row = self._one(sql.COUNT_QUEUED, {"the_org_id": org_id, "at_most": at_most})
+        return int(row[0]) if row else 0
+
+    def recent_run_seconds(self, analysis: str, limit: int) -> list[float]:
+        found = self._all(sql.RECENT_RUNS, {"the_analysis": analysis, "at_most": limit})
+        return [
+            max(0.0, (ended_at - started_at) / 1_000_000)
+            for started_at, ended_at in found
+            if type(started_at) is int and type(ended_at) is int
+        ]
+
+    def find_input(self, org_id: OrgId, input_id: str) -> InputFile | None:
+        row = self._one(sql.FIND_INPUT, {"the_input_id": input_id, "the_org_id": org_id})
+        return None if row is None else rows.to_input(row)
+
+    def read_input(self, org_id: OrgId, input_id: str) -> Iterator[bytes]:
+        file = self.find_input(org_id, input_id)
+        if file is None:
+            raise NotFoundError("input")
+        return self._chunks(file)
+
+    def _chunks(self, file: InputFile) -> Iterator[bytes]:
+        # One chunk at a time: a file may be larger than memory.
+        seq, left = 0, file.size_bytes
+        while left > 0:
+            params = {"the_input_id": file.input_id, "the_org_id": file.org_id, "the_seq": seq}
+            row = self._one(sql.READ_CHUNK, params)
+            if row is None:
+                raise NotFoundError("input")
+            data = bytes(row[0])
+            seq, left = seq + 1, left - len(data)
+            yield data
+
+    def count_retention(self, policy: RetentionPolicy, now: datetime) -> RetentionCount:
+        return retention.count(self, policy, now)
+
+    def violations(self, limit: int) -> list[str]:
+        return checks.violations(self, limit)

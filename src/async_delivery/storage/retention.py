@@ -1,0 +1,301 @@
+"""What cleanup counts and deletes. One predicate says what is old, for the dry run and for the live one.
+
+A row is old when its job has ended, is not held, and ended long enough ago; both the job's end and the row's own
+instant must be valid. Two partial indexes know only ended jobs that still have results or events, so a second
+cleanup looks at nothing the first has taken. Knows no dialect.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    case,
+    delete,
+    exists,
+    func,
+    literal_column,
+    not_,
+    or_,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.sql.expression import ClauseElement
+
+from async_delivery.domain.retention import RetentionPolicy, SectionCount
+from async_delivery.storage import rows
+from async_delivery.storage.contract import Deleted, RetentionCount
+from async_delivery.storage.dialects import ONE, ZERO, byte_length, is_one_of, param, valid_instant
+from async_delivery.storage.tables import (
+    HAS_EVENTS,
+    HAS_RESULTS,
+    IS_LEASED,
+    IS_QUEUED,
+    RESULTS_CLOCK,
+    events,
+    jobs,
+    result_bodies,
+    results,
+)
+
+if TYPE_CHECKING:
+    from async_delivery.storage.reading import SqlReader
+
+_CLOCK: ColumnElement[int] = literal_column(f"({RESULTS_CLOCK})")
+_OWN_TTL = jobs.c.ttl_requested == ONE
+_HELD = jobs.c.held == ONE
+_RESULT_VALID = and_(valid_instant(jobs.c.finished_at), valid_instant(results.c.created_at))
+_EVENT_VALID = and_(valid_instant(jobs.c.finished_at), valid_instant(events.c.occurred_at))
+_RESULT_OLD = and_(
+    _RESULT_VALID,
+    or_(and_(_OWN_TTL, param("now") >= _CLOCK), and_(not_(_OWN_TTL), param("cutoff") >= _CLOCK)),
+)
+_EVENT_OLD = and_(_EVENT_VALID, jobs.c.finished_at <= param("cutoff"))
+
+
+# ---------------------------------------------------------------- counting
+def _tally(
+    valid: ColumnElement[bool], old: ColumnElement[bool], size: ColumnElement[int]
+) -> list[ColumnElement[Any]]:
+    def count(condition: ColumnElement[bool], value: ColumnElement[int] = ONE) -> ColumnElement[int]:
+        return func.coalesce(func.sum(case((condition, value), else_=ZERO)), ZERO)
+
+    going = and_(old, not_(_HELD))
+    return [
+        jobs.c.org_id,
+        func.count(),
+        count(going),
+        count(not_(valid)),
+        count(and_(old, _HELD)),
+        count(going, size),
+    ]
+
+
+COUNT_RESULTS = (
+    select(*_tally(_RESULT_VALID, _RESULT_OLD, results.c.size_bytes))
+    .join_from(jobs, results, results.c.job_id == jobs.c.job_id)
+    .where(text(HAS_RESULTS), results.c.deleted_at.is_(None))
+    .group_by(jobs.c.org_id)
+)
+COUNT_EVENTS = (
+    select(*_tally(_EVENT_VALID, _EVENT_OLD, byte_length(events.c.payload)))
+    .join_from(jobs, events, events.c.job_id == jobs.c.job_id)
+    .where(text(HAS_EVENTS))
+    .group_by(jobs.c.org_id)
+)
+COUNT_JOBS = select(func.count()).select_from(jobs)
+
+
+def _active(where: str) -> Select[Any]:
+    return select(func.count()).select_from(jobs).where(text(where))
+
+
+COUNT_QUEUED = _active(IS_QUEUED)
+COUNT_LEASED = _active(IS_LEASED)
+
+
+def _results_of_active(where: str) -> Select[Any]:
+    return (
+        select(func.count())
+        .join_from(jobs, results, results.c.job_id == jobs.c.job_id)
+        .where(text(where), results.c.deleted_at.is_(None))
+    )
+
+
+def _events_of_active(where: str) -> Select[Any]:
+    return select(func.count()).join_from(jobs, events, events.c.job_id == jobs.c.job_id).where(text(where))
+
+
+RESULTS_OF_QUEUED, RESULTS_OF_LEASED = _results_of_active(IS_QUEUED), _results_of_active(IS_LEASED)
+EVENTS_OF_QUEUED, EVENTS_OF_LEASED = _events_of_active(IS_QUEUED), _events_of_active(IS_LEASED)
+
+
+def count(reader: SqlReader, policy: RetentionPolicy, now: datetime) -> RetentionCount:
+    """What a cleanup with ``policy`` would delete at ``now``; see ``contract.Reader.count_retention``."""
+
+    def number(statement: ClauseElement) -> int:
+        return int(reader.run(statement, {}).fetchone()[0])
+
+    at = rows.to_micros(now)
+    tenants: dict[str, dict[str, int]] = defaultdict(lambda: {"results": 0, "events": 0})
+
+    def section(name: str, statement: ClauseElement, cutoff: datetime, active: int) -> SectionCount:
+        sums: Counter[str] = Counter()
+        for org_id, total, going, missing, held, size in reader.run(
+            statement, {"now": at, "cutoff": rows.to_micros(cutoff)}
+        ).fetchall():
+            sums.update(total=total, going=going, missing=missing, held=held, size=int(size))
+            if going:
+                tenants[org_id][name] = int(going)
+        return SectionCount(
+            total=sums["total"] + active,
+            eligible_terminal=sums["total"],
+            delete_count=sums["going"],
+            skipped_missing_timestamp=sums["missing"],
+            held_count=sums["held"],
+            bytes=sums["size"],
+        )
+
+    active_results = number(RESULTS_OF_QUEUED) + number(RESULTS_OF_LEASED)
+    active_events = number(EVENTS_OF_QUEUED) + number(EVENTS_OF_LEASED)
+    active_jobs = number(COUNT_QUEUED) + number(COUNT_LEASED)
+    return RetentionCount(
+        terminal_job_count=number(COUNT_JOBS) - active_jobs,
+        active_job_count=active_jobs,
+        results=section("results", COUNT_RESULTS, policy.results_cutoff(now), active_results),
+        events=section("events", COUNT_EVENTS, policy.events_cutoff(now), active_events),
+        per_tenant=dict(tenants),
+    )
+
+
+# ---------------------------------------------------------------- deleting results
+def _old_results(own_ttl: ColumnElement[int], until: str) -> Select[Any]:
+    return (
+        select(results.c.result_key, results.c.org_id, results.c.size_bytes, results.c.job_id)
+        .join_from(jobs, results, results.c.job_id == jobs.c.job_id)
+        .where(
+            text(HAS_RESULTS),
+            jobs.c.held == ZERO,
+            jobs.c.ttl_requested == own_ttl,
+            param(until) >= _CLOCK,
+            _RESULT_VALID,
+            results.c.deleted_at.is_(None),
+        )
+        .order_by(_CLOCK)
+        .limit(param("at_most"))
+        .offset(ZERO)
+        .with_for_update(of=jobs)
+    )
+
+
+OLD_RESULTS = _old_results(ZERO, "cutoff")
+OLD_RESULTS_OF_OWN_TTL = _old_results(ONE, "now")
+
+# Every condition again, in the statement that deletes.
+_STILL_OLD = exists(
+    select(ONE)
+    .join_from(results, jobs, results.c.job_id == jobs.c.job_id)
+    .where(results.c.result_key == result_bodies.c.result_key, text(HAS_RESULTS), not_(_HELD), _RESULT_OLD)
+)
+DELETE_BODY = delete(result_bodies).where(result_bodies.c.result_key == param("the_result_key"), _STILL_OLD)
+MARK_DELETED = (
+    update(results).where(results.c.result_key == param("the_result_key")).values(deleted_at=param("now"))
+)
+FORGET_RESULTS = (
+    update(jobs)
+    .where(
+        jobs.c.job_id == param("the_job_id"),
+        ~exists(select(ONE).where(results.c.job_id == jobs.c.job_id, results.c.deleted_at.is_(None))),
+    )
+    .values(results_kept=ZERO)
+)
+
+
+def delete_results(tx: SqlReader, policy: RetentionPolicy, now: datetime, limit: int) -> Deleted:
+    """Delete the bodies of at most ``limit`` old results and mark their rows; see ``Transaction.delete_old``."""
+    times = {"now": rows.to_micros(now), "cutoff": rows.to_micros(policy.results_cutoff(now))}
+    old: list[Sequence[Any]] = []
+    for statement in (OLD_RESULTS, OLD_RESULTS_OF_OWN_TTL):
+        if len(old) < limit:
+            old += tx.run(statement, {**times, "at_most": limit - len(old)}).fetchall()
+    tx.run_many(DELETE_BODY, [{**times, "the_result_key": row[0]} for row in old])
+    tx.run_many(MARK_DELETED, [{**times, "the_result_key": row[0]} for row in old])
+    tx.run_many(FORGET_RESULTS, [{"the_job_id": job_id} for job_id in dict.fromkeys(row[3] for row in old)])
+    tenants = Counter(row[1] for row in old)
+    return Deleted(len(old), sum(row[2] for row in old), dict(tenants), more=len(old) >= limit)
+
+
+# ---------------------------------------------------------------- deleting events
+_HAS_VALID_EVENT = exists(
+    select(ONE).where(events.c.job_id == jobs.c.job_id, valid_instant(events.c.occurred_at))
+)
+OLD_LOGS = (
+    select(jobs.c.job_id, jobs.c.org_id, jobs.c.event_seq)
+    .where(
+        text(HAS_EVENTS),
+        jobs.c.held == ZERO,
+        jobs.c.finished_at <= param("cutoff"),
+        valid_instant(jobs.c.finished_at),
+        _HAS_VALID_EVENT,
+    )
+    .order_by(jobs.c.finished_at)
+    .limit(param("at_most"))
+    .offset(ZERO)
+    .with_for_update()
+)
+_OLD_OF_THESE = events.c.job_id.in_(
+    select(jobs.c.job_id).where(
+        is_one_of(jobs.c.job_id, param("the_job_ids")),
+        text(HAS_EVENTS),
+        jobs.c.held == ZERO,
+        valid_instant(jobs.c.finished_at),
+        jobs.c.finished_at <= param("cutoff"),
+    )
+)
+_GOING = (_OLD_OF_THESE, valid_instant(events.c.occurred_at), events.c.event_seq <= param("up_to_seq"))
+MEASURE_EVENTS = (
+    select(events.c.org_id, func.count(), func.sum(byte_length(events.c.payload)))
+    .where(*_GOING)
+    .group_by(events.c.org_id)
+)
+DELETE_EVENTS = delete(events).where(*_GOING)
+NTH_EVENT = (
+    select(events.c.event_seq)
+    .where(events.c.job_id == param("the_job_id"), valid_instant(events.c.occurred_at))
+    .order_by(events.c.event_seq)
+    .limit(ONE)
+    .offset(param("skipped"))
+)
+FORGET_EVENTS = (
+    update(jobs)
+    .where(
+        is_one_of(jobs.c.job_id, param("the_job_ids")),
+        ~exists(select(ONE).where(events.c.job_id == jobs.c.job_id)),
+    )
+    .values(events_kept=ZERO)
+)
+
+_NO_BOUND = 2**31 - 1
+
+
+def delete_events(tx: SqlReader, policy: RetentionPolicy, now: datetime, limit: int) -> Deleted:
+    """Delete at most ``limit`` old events, whole logs where they fit; see ``Transaction.delete_old``."""
+    cutoff = rows.to_micros(policy.events_cutoff(now))
+    # A log holds at most event_seq events, so this many jobs are more than enough.
+    old = tx.run(OLD_LOGS, {"cutoff": cutoff, "at_most": limit}).fetchall()
+    if not old:
+        return Deleted(0, 0, {}, more=False)
+    chosen, up_to = _fitting(tx, old, limit)
+    params = {"the_job_ids": tx.texts(chosen), "cutoff": cutoff, "up_to_seq": up_to}
+    measured = tx.run(MEASURE_EVENTS, params).fetchall()
+    count = tx.run(DELETE_EVENTS, params).rowcount
+    tx.run(FORGET_EVENTS, {"the_job_ids": params["the_job_ids"]})
+    return Deleted(
+        count,
+        int(sum(row[2] for row in measured)),
+        {row[0]: row[1] for row in measured},
+        more=len(chosen) < len(old) or len(old) == limit or up_to != _NO_BOUND,
+    )
+
+
+def _fitting(tx: SqlReader, old: Sequence[Sequence[Any]], limit: int) -> tuple[list[str], int]:
+    """The first logs that hold at most ``limit`` events together; or the first alone, and how far it may be cut."""
+    chosen: list[str] = []
+    room = limit
+    for job_id, _, event_seq in old:
+        if event_seq > room:
+            break
+        room -= event_seq
+        chosen.append(job_id)
+    if chosen:
+        return chosen, _NO_BOUND
+    job_id = old[0][0]
+    last = tx.run(NTH_EVENT, {"the_job_id": job_id, "skipped": limit - 1}).fetchone()
+    return [job_id], last[0] if last else _NO_BOUND

@@ -1,0 +1,93 @@
+"""What ``store info`` says of an SQLite file. Its counts go over whole indexes: not for a health check."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+
+from sqlalchemy import Select, func, select, text
+
+from async_delivery.storage.contract import StoreInfo
+from async_delivery.storage.reading import SqlReader
+from async_delivery.storage.tables import (
+    IS_LEASED,
+    IS_QUEUED,
+    NOT_COMPLETED,
+    events,
+    jobs,
+    notifications,
+    results,
+)
+
+DURABILITY = "a write is acknowledged after it is synced to disk (WAL, synchronous=FULL)"
+_LOCAL_MEMORY = frozenset({"tmpfs", "ramfs"})
+_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "glusterfs", "lustre"})
+
+
+def _count(table: object, where: str | None = None) -> Select[Any]:
+    statement = select(func.count()).select_from(table)  # type: ignore[arg-type]
+    return statement if where is None else statement.where(text(where))
+
+
+COUNTS: Mapping[str, Select[Any]] = {
+    "jobs": _count(jobs),
+    "queued": _count(jobs, IS_QUEUED),
+    "running": _count(jobs, IS_LEASED),
+    "not_completed": _count(jobs, NOT_COMPLETED),
+    "results": _count(results),
+    "events": _count(events),
+    "notifications": _count(notifications),
+}
+
+
+def describe(reader: SqlReader, path: Path, revision: str) -> StoreInfo:
+    """The facts of the store behind ``reader``."""
+    return StoreInfo(
+        dialect="sqlite",
+        database=str(path),
+        schema_revision=revision,
+        durability=DURABILITY,
+        size_bytes=sum(_size(path.with_name(path.name + suffix)) for suffix in ("", "-wal")),
+        counts={name: int(reader.run(statement, {}).fetchone()[0]) for name, statement in COUNTS.items()},
+        warnings=tuple(_warnings(path)),
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _warnings(path: Path) -> list[str]:
+    kind = _file_system(path)
+    found = []
+    if kind in _LOCAL_MEMORY:
+        found.append(f"the store lies on {kind}: a restart of the machine loses all of it")
+    if kind in _NETWORK:
+        found.append(f"the store lies on {kind}: SQLite's locks and syncs cannot be relied on there")
+    if sqlite3.sqlite_version_info < (3, 51, 3):
+        found.append(
+            f"SQLite {sqlite3.sqlite_version} may corrupt a database with two writers at once (WAL reset); change"
+            " this file only with programs that take its lock file, not with the sqlite3 shell beside a server"
+        )
+    return found
+
+
+def _file_system(path: Path) -> str | None:
+    """The type of the file system that ``path`` lies on, where Linux tells."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    best, kind = "", None
+    target = str(path.resolve())
+    for line in mounts:
+        _, point, found, *_ = line.split(" ")
+        point = point.replace("\\040", " ")
+        inside = target == point or target.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, found
+    return kind

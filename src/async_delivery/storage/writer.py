@@ -1,0 +1,192 @@
+"""One writer thread with group commit: many functions, one durable transaction.
+
+Knows nothing of tables. It takes the first function that waits, opens a transaction, runs each function in a
+savepoint of its own, takes what has arrived meanwhile (within bounds), commits, and only then resolves the
+futures. With nothing waiting a function costs exactly one commit; nothing is ever waited for.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any, Protocol
+
+from async_delivery.domain.errors import UnavailableError
+
+# At 256 the cost of a commit is spread so thin that more would only make the first one wait.
+MAX_FUNCTIONS = 256
+MAX_SECONDS = 0.010
+
+Function = Callable[[Any], Any]
+Waiting = tuple[Function, "Future[Any]"]
+
+
+class Session(Protocol):
+    """The connection as the writer uses it. Every method may raise sqlite3.Error where it says so."""
+
+    def begin(self) -> Any:
+        """Take the right to write and open a transaction; returns what functions are given.
+
+        Raises UnavailableError, sqlite3.Error."""
+
+    def mark(self, transaction: Any) -> Any:
+        """Open a savepoint; returns what ``undo`` needs. Raises sqlite3.Error."""
+
+    def keep(self) -> None:
+        """Release the savepoint. Raises sqlite3.Error."""
+
+    def undo(self, transaction: Any, mark: Any) -> bool:
+        """Back to the savepoint. False if the database has given up the whole transaction."""
+
+    def commit(self) -> None:
+        """Make it durable, checkpoint included, and give up the right to write. Raises sqlite3.Error."""
+
+    def abandon(self) -> None:
+        """Roll back whatever is open, drop the connection, give up the right to write."""
+
+    def tell(self, transaction: Any) -> None:
+        """Tell subscribers of what was committed."""
+
+    def close(self) -> None:
+        """Let go of the connection."""
+
+
+class Writer:
+    """Runs functions on its thread; safe to call from any other."""
+
+    def __init__(self, session: Session, name: str) -> None:
+        self._session = session
+        self._queue: SimpleQueue[Waiting | None] = SimpleQueue()
+        self._closed = False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, function: Function) -> Future[Any]:
+        """Queue ``function``; the future is done after the commit. Raises UnavailableError when closed."""
+        future: Future[Any] = Future()
+        # The lock keeps a function from being queued behind the end of the queue, where nobody would run it.
+        with self._lock:
+            if self._closed:
+                raise UnavailableError("the store is closed")
+            self._queue.put((function, future))
+        return future
+
+    @property
+    def is_current_thread(self) -> bool:
+        """True on the writer's own thread, where waiting for a write would wait for ever."""
+        return threading.current_thread() is self._thread
+
+    def close(self) -> None:
+        """Finish what was queued, then end. Idempotent."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            item = self._queue.get()
+            while item is not None:
+                batch = _Batch(self._session, self._queue)
+                batch.run(item)
+                if batch.ended:
+                    break
+                item = self._queue.get()
+        finally:
+            self._session.close()
+
+
+class _Batch:
+    """One transaction of the writer. ``ended`` once the end of the queue was met."""
+
+    def __init__(self, session: Session, queue: SimpleQueue[Waiting | None]) -> None:
+        self._session, self._queue = session, queue
+        self._done: list[tuple[Future[Any], Any]] = []
+        self._failed: list[tuple[Future[Any], BaseException]] = []
+        self._running: Future[Any] | None = None
+        self.ended = False
+
+    def run(self, first: Waiting) -> None:
+        try:
+            transaction = self._session.begin()
+        except (UnavailableError, sqlite3.Error) as exc:
+            self._session.abandon()
+            self._refuse(first, _unavailable(exc))
+            return
+        try:
+            self._run_functions(transaction, first)
+            self._session.commit()
+        except sqlite3.Error as exc:
+            # The whole transaction is gone (disk full, I/O error): nothing in it may be acknowledged.
+            self._session.abandon()
+            self._lose(_unavailable(exc))
+            return
+        for future, value in self._done:
+            future.set_result(value)
+        for future, error in self._failed:
+            future.set_exception(error)
+        self._session.tell(transaction)
+
+    def _run_functions(self, transaction: Any, item: Waiting | None) -> None:
+        session, queue = self._session, self._queue
+        stop_at = monotonic() + MAX_SECONDS
+        while item is not None:
+            function, future = item
+            if future.set_running_or_notify_cancel():
+                self._running = future
+                self._call(session, transaction, function, future)
+                self._running = None
+            if len(self._done) >= MAX_FUNCTIONS or monotonic() >= stop_at:
+                return
+            try:
+                item = queue.get_nowait()
+            except Empty:
+                return
+        self.ended = True
+
+    def _call(self, session: Session, transaction: Any, function: Function, future: Future[Any]) -> None:
+        mark = session.mark(transaction)
+        try:
+            value = function(transaction)
+            session.keep()
+        except BaseException as exc:
+            if not session.undo(transaction, mark):
+                raise sqlite3.OperationalError(str(exc)) from exc
+            self._failed.append(
+                (future, _unavailable(exc) if isinstance(exc, sqlite3.OperationalError) else exc)
+            )
+        else:
+            self._done.append((future, value))
+
+    def _lose(self, error: UnavailableError) -> None:
+        if self._running is not None:
+            self._running.set_exception(error)
+        for future, _ in self._done:
+            future.set_exception(error)
+        for future, own in self._failed:
+            future.set_exception(own)
+
+    def _refuse(self, item: Waiting | None, error: UnavailableError) -> None:
+        """Fail all that waits now: each would only wait as long again for the same answer."""
+        while item is not None:
+            if item[1].set_running_or_notify_cancel():
+                item[1].set_exception(error)
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                return
+        self.ended = True
+
+
+def _unavailable(exc: BaseException) -> UnavailableError:
+    if isinstance(exc, UnavailableError):
+        return exc
+    error = UnavailableError(f"the database refuses to write: {exc}")
+    error.__cause__ = exc
+    return error
