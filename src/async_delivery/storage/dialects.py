@@ -6,9 +6,9 @@ dialect to text with named parameters, and the text is run on the driver's own c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from sqlalchemy import BigInteger, Boolean, bindparam, literal_column
+from sqlalchemy import BigInteger, Boolean, Select, bindparam, literal_column
 from sqlalchemy.dialects.postgresql import dialect as postgresql_dialect
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.engine.interfaces import Dialect
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SQLITE: Dialect = sqlite_dialect(paramstyle="named")
 POSTGRESQL: Dialect = postgresql_dialect(paramstyle="pyformat")  # type: ignore[no-untyped-call]
+
+AnySelect: TypeAlias = Select[*tuple[Any, ...]]
 
 ZERO: ColumnElement[int] = literal_column("0", BigInteger)
 ONE: ColumnElement[int] = literal_column("1", BigInteger)

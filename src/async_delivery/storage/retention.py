@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     ColumnElement,
-    Select,
     and_,
     case,
     delete,
@@ -32,7 +31,7 @@ from sqlalchemy.sql.expression import ClauseElement
 from async_delivery.domain.retention import RetentionPolicy, SectionCount
 from async_delivery.storage import rows
 from async_delivery.storage.contract import Deleted, RetentionCount
-from async_delivery.storage.dialects import ONE, ZERO, byte_length, is_one_of, param, valid_instant
+from async_delivery.storage.dialects import ONE, ZERO, AnySelect, byte_length, is_one_of, param, valid_instant
 from async_delivery.storage.tables import (
     HAS_EVENTS,
     HAS_RESULTS,
@@ -93,7 +92,7 @@ COUNT_EVENTS = (
 COUNT_JOBS = select(func.count()).select_from(jobs)
 
 
-def _active(where: str) -> Select[Any]:
+def _active(where: str) -> AnySelect:
     return select(func.count()).select_from(jobs).where(text(where))
 
 
@@ -101,7 +100,7 @@ COUNT_QUEUED = _active(IS_QUEUED)
 COUNT_LEASED = _active(IS_LEASED)
 
 
-def _results_of_active(where: str) -> Select[Any]:
+def _results_of_active(where: str) -> AnySelect:
     return (
         select(func.count())
         .join_from(jobs, results, results.c.job_id == jobs.c.job_id)
@@ -109,7 +108,7 @@ def _results_of_active(where: str) -> Select[Any]:
     )
 
 
-def _events_of_active(where: str) -> Select[Any]:
+def _events_of_active(where: str) -> AnySelect:
     return select(func.count()).join_from(jobs, events, events.c.job_id == jobs.c.job_id).where(text(where))
 
 
@@ -156,7 +155,7 @@ def count(reader: SqlReader, policy: RetentionPolicy, now: datetime) -> Retentio
 
 
 # ---------------------------------------------------------------- deleting results
-def _old_results(own_ttl: ColumnElement[int], until: str) -> Select[Any]:
+def _old_results(own_ttl: ColumnElement[int], until: str) -> AnySelect:
     return (
         select(results.c.result_key, results.c.org_id, results.c.size_bytes, results.c.job_id)
         .join_from(jobs, results, results.c.job_id == jobs.c.job_id)

@@ -6,9 +6,10 @@ import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
-from sqlalchemy import Select, func, select, text
+from sqlalchemy import func, select, text
 
 from async_delivery.storage.contract import StoreInfo
+from async_delivery.storage.dialects import AnySelect
 from async_delivery.storage.reading import SqlReader
 from async_delivery.storage.tables import (
     IS_LEASED,
@@ -25,12 +26,12 @@ _LOCAL_MEMORY = frozenset({"tmpfs", "ramfs"})
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "glusterfs", "lustre"})
 
 
-def _count(table: object, where: str | None = None) -> Select[Any]:
+def _count(table: object, where: str | None = None) -> AnySelect:
     statement = select(func.count()).select_from(table)  # type: ignore[arg-type]
     return statement if where is None else statement.where(text(where))
 
 
-COUNTS: Mapping[str, Select[Any]] = {
+COUNTS: Mapping[str, AnySelect] = {
     "jobs": _count(jobs),
     "queued": _count(jobs, IS_QUEUED),
     "running": _count(jobs, IS_LEASED),

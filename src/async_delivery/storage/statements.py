@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Insert,
-    Select,
     Table,
     delete,
     exists,
@@ -28,7 +26,7 @@ from sqlalchemy import (
 )
 
 from async_delivery.storage import rows
-from async_delivery.storage.dialects import ONE, ZERO, has_label, param
+from async_delivery.storage.dialects import ONE, ZERO, AnySelect, has_label, param
 from async_delivery.storage.tables import (
     IN_LINE,
     IS_DELAYED,
@@ -138,7 +136,7 @@ FIND_REQUEST = select(*_pick(job_requests, rows.REQUEST_COLUMNS)).where(*_one_of
 @lru_cache(maxsize=256)
 def list_jobs(
     statuses: int, labels: int, *, analysis: bool, after: bool, before: bool, page: bool, completed: bool
-) -> Select[Any]:
+) -> AnySelect:
     """The statement for a filter of this shape: so many statuses and labels, which bounds, and whether the
     completed may be among the answers."""
     where: list[ColumnElement[bool]] = [jobs.c.org_id == param("the_org_id")]
