@@ -1,0 +1,189 @@
+"""Reading results: the permalink, which sends stored bytes as they are, and the list of a job's snapshots.
+
+The permalink is the most read route of all, so it stays outside the framework's machinery: a plain function from
+a Call to an Answer, put ahead of the framework by ``plain``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+from urllib.parse import parse_qs
+
+import orjson
+from fastapi import Request
+from starlette.responses import Response
+
+from async_delivery.api import wire
+from async_delivery.api.context import Api, Here, job_ident, refuse_unknown, result_ident
+from async_delivery.api.errors import JSON, NOSNIFF, Answer, Headers
+from async_delivery.api.request import Call
+from async_delivery.domain.errors import NotFoundError, ResultExpiredError, ValidationError
+from async_delivery.domain.job import ResultId
+from async_delivery.domain.result import Projection, View, parse_view
+from async_delivery.engine import results
+from async_delivery.storage.contract import Reader
+
+# Longer bodies are read on a thread, so that one of them does not hold up everybody's status.
+INLINE_BYTES = 1 << 20
+# How long a client may show a snapshot without asking again: no longer than a day, so that an erasure arrives.
+_MAX_AGE_SECONDS = 86_400
+_FORM = "1"  # to be changed when the answer's other members change, as a tag stands for all its bytes
+
+VARY = (b"vary", b"X-Org-Id, X-Tenant-Id, Authorization")
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the store says of a permalink. ``body`` is None where it is not wanted, or too long to be read here."""
+
+    projection: Projection
+    correlation_id: str
+    etag: bytes
+    body: bytes | None
+
+
+async def permalink(api: Api, call: Call, result_id: str, query: bytes) -> Answer:
+    """``GET /analyze/results/{result_id}``. Raises what becomes 400, 404 and 410."""
+    # The view is judged before anything is looked up, so that it says nothing about the id.
+    view = _view(call, query)
+    tags = matched_tags(call)
+    return await permalink_answer(api, call, result_ident(result_id), view, tags)
+
+
+async def permalink_answer(
+    api: Api, call: Call, result_id: ResultId, view: View, tags: frozenset[bytes]
+) -> Answer:
+    """The answer for ``result_id``; 304 if its tag is one of ``tags`` (``*`` stands for any)."""
+    body_wanted = call.method != "HEAD"
+    found = await api.read(lambda: _look(api, call, result_id, view, tags, body_wanted, INLINE_BYTES))
+    headers = _headers(api, found, view)
+    if _matches(found.etag, tags):
+        return Answer(304, headers)
+    if found.body is None and body_wanted:
+        found = await api.run(lambda: _look(api, call, result_id, view, tags, True, None))
+    prefix = _prefix(found, view)
+    size = len(prefix) + found.projection.resolved.size_bytes + 1
+    headers += (JSON, (b"content-length", b"%d" % size))
+    if found.body is None:
+        return Answer(200, headers)
+    if size > INLINE_BYTES:
+        return Answer(200, headers, (prefix, found.body, b"}"))
+    return Answer(200, headers, (prefix + found.body + b"}",))
+
+
+def _view(call: Call, query: bytes) -> View:
+    if not query:
+        return View.LATEST
+    if query == b"view=latest":  # what most clients send
+        return View.LATEST
+    try:
+        asked = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=100)
+    except ValueError:
+        raise ValidationError.of("view", "too many query parameters") from None
+    if call.prefer.strict:
+        refuse_unknown(asked, ("view",))
+    views = asked.get("view", [])
+    if len(views) > 1:
+        raise ValidationError.of("view", "must not be repeated")
+    return parse_view(views[0] if views else None)
+
+
+def matched_tags(call: Call) -> frozenset[bytes]:
+    """The opaque tags of If-None-Match, quotes and all, compared weakly as RFC 9110 wants it here."""
+    values = call.headers.get(b"if-none-match")
+    if values is None:
+        return frozenset()
+    parts = b",".join(values).split(b",")
+    return frozenset(part.strip().removeprefix(b"W/") for part in parts)
+
+
+def _matches(etag: bytes, tags: frozenset[bytes]) -> bool:
+    return bool(tags) and (etag in tags or b"*" in tags)
+
+
+def _look(
+    api: Api,
+    call: Call,
+    result_id: ResultId,
+    view: View,
+    tags: frozenset[bytes],
+    body_wanted: bool,
+    at_most: int | None,
+) -> _Found:
+    def look(reader: Reader) -> _Found:
+        projection = results.resolve(api.rt, reader, call.org_id, result_id, view)
+        resolved = projection.resolved
+        job = reader.find_job(call.org_id, resolved.job_id)
+        if job is None:
+            raise NotFoundError("result")
+        etag = _etag(projection)
+        body = None
+        if body_wanted and not _matches(etag, tags) and (at_most is None or resolved.size_bytes <= at_most):
+            body = reader.find_body(call.org_id, resolved.result_id)
+            if body is None:
+                raise ResultExpiredError(resolved.expires_at)
+        return _Found(projection, job.correlation_id, etag, body)
+
+    return api.rt.store.read(look)
+
+
+def _etag(projection: Projection) -> bytes:
+    """A strong tag: everything the answer's bytes depend on is in it."""
+    resolved = projection.resolved
+    parts = (
+        _FORM,
+        resolved.sha256,
+        resolved.result_id,
+        projection.requested.result_id,
+        projection.view.value,
+    )
+    return b'"%s"' % sha256("\n".join(parts).encode()).hexdigest()[:40].encode()
+
+
+def _prefix(found: _Found, view: View) -> bytes:
+    """The answer up to the result's own bytes."""
+    requested, resolved = found.projection.requested, found.projection.resolved
+    head = orjson.dumps(
+        {
+            "ok": True,
+            "result_id": resolved.result_id,
+            "job_id": resolved.job_id,
+            "correlation_id": found.correlation_id,
+            "result_kind": resolved.result_kind.value,
+            "result_seq": resolved.result_seq,
+            "requested_result_id": requested.result_id,
+            "requested_result_kind": requested.result_kind.value,
+            "projection_mode": view.value,
+            "is_final": resolved.is_final,
+            "created_at": wire.instant(resolved.created_at),
+            "expires_at": wire.instant(resolved.expires_at),
+        }
+    )
+    return head[:-1] + b',"result":'
+
+
+def _headers(api: Api, found: _Found, view: View) -> Headers:
+    resolved = found.projection.resolved
+    if resolved.is_final or view is View.REQUESTED:
+        left = int((resolved.expires_at - api.rt.clock.now()).total_seconds())
+        caching = b"private, max-age=%d, immutable" % max(0, min(left, _MAX_AGE_SECONDS))
+    else:
+        caching = b"private, no-cache"
+    return [
+        (b"etag", found.etag),
+        (b"content-location", b"/analyze/results/%s" % resolved.result_id.encode()),
+        (b"sunset", wire.http_date(resolved.expires_at)),
+        (b"cache-control", caching),
+        VARY,
+        NOSNIFF,
+    ]
+
+
+async def list_results(request: Request, job_id: str) -> Response:
+    """The job's snapshots that can still be read, oldest first, without their bodies."""
+    here = Here(request)
+    found = await here.read(lambda: results.list_results(here.api.rt, here.call.org_id, job_ident(job_id)))
+    content: dict[str, Any] = {"results": [wire.result_object(one) for one in found]}
+    return here.json(content)
