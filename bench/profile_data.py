@@ -1,4 +1,4 @@
-"""Writes the data set of the profile benchmark: 1,000,000 rows of 20 columns, about 156 MB of CSV.
+"""Writes the data set of the profile benchmark: 1,000,000 rows of 20 columns, 166 MB of CSV.
 
     python bench/profile_data.py bench/out/profile.csv [--rows 1000000]
 
@@ -31,7 +31,8 @@ _COLUMNS = """
     (h(i, 7) % 1000000)::INTEGER AS population,
     nullify(i, 8, 0.02, floor(exp(6 * u(i, 8)))::BIGINT) AS visits,
     ['red', 'green', 'blue', 'black', 'white', 'yellow'][1 + (h(i, 9) % 6)::INTEGER] AS color,
-    ['DE', 'FR', 'PL', 'IT', 'ES', 'NL', 'SE', 'AT', 'CZ', 'DK'][1 + floor(10 * u(i, 10) * u(i, 11))::INTEGER] AS country,
+    ['DE', 'FR', 'PL', 'IT', 'ES', 'NL', 'SE', 'AT', 'CZ', 'DK']
+        [1 + floor(10 * u(i, 10) * u(i, 11))::INTEGER] AS country,
     nullify(i, 12, 0.3, ['bronze', 'silver', 'gold'][1 + (h(i, 12) % 3)::INTEGER]) AS tier,
     (DATE '2015-01-01' + (h(i, 13) % 4000)::INTEGER) AS signed_up,
     (TIMESTAMP '2024-01-01' + to_seconds((h(i, 14) % 63072000)::INTEGER)) AS last_seen,

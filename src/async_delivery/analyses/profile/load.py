@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from async_delivery.analyses.profile import dialect
+from async_delivery.analyses.profile.faults import MIXED_LINE_ENDS, explain
 from async_delivery.analyses.profile.params import Format, ProfileParams
-from async_delivery.analyses.profile.sandbox import Sandbox, explain
+from async_delivery.analyses.profile.sandbox import Sandbox
 from async_delivery.analyses.profile.source import Source
 from async_delivery.analyses.profile.values import iso, literal, plain
 from async_delivery.plugins import Context, InvalidInputError
@@ -85,14 +86,26 @@ def load(context: Context, source: Source, params: ProfileParams, report: Callab
     kind = (
         params.format if params.format is not Format.AUTO else dialect.file_format(source.name, source.head)
     )
-    problems: list[duckdb.Error] = []
-    for number, reading in enumerate(_readings(kind, source, params)):
+    problem: duckdb.Error
+    *quick, last = _readings(kind, source, params)
+    for reading in quick:
         try:
-            return _load(context, source, params, kind, reading, number, report)
+            return _load(context, source, params, kind, reading, report)
+        except duckdb.Error:  # the last reading fails as well then, and says why
+            continue
+    try:
+        return _load(context, source, params, kind, last, report)
+    except duckdb.Error as exc:
+        problem = exc
+    if kind is Format.CSV and (structural := _structural_problem(context, source, params)):
+        problem = structural
+    if MIXED_LINE_ENDS in str(problem):
+        try:
+            lenient = _Reading(f"{last.sql[:-1]}, strict_mode=false)", _LENIENT)
+            return _load(context, source, params, kind, lenient, report)
         except duckdb.Error as exc:
-            problems.append(exc)
-    issue = _diagnosis(context, source, params, kind, problems[0])
-    raise InvalidInputError(source.field, issue) from problems[0]
+            problem = exc
+    raise InvalidInputError(source.field, explain(problem)) from problem
 
 
 def _readings(kind: Format, source: Source, params: ProfileParams) -> Iterator[_Reading]:
@@ -110,14 +123,10 @@ def _readings(kind: Format, source: Source, params: ProfileParams) -> Iterator[_
     options = f"{packed}, {_csv_options(source, params)}"
     yield _Reading(f"read_csv({path}, {options})")
     yield _Reading(f"read_csv({path}, {options}, sample_size=-1)", _TYPES_LATE)
-    yield _Reading(f"read_csv({path}, {options}, sample_size=-1, strict_mode=false)", _LENIENT)
 
 
 _TYPES_LATE = "column types were found by reading the whole file, as its beginning does not show them"
-_LENIENT = (
-    "the CSV breaks RFC 4180 (mixed line ends or stray quotes) and was read leniently: "
-    "values beyond a row's last column are ignored"
-)
+_LENIENT = "the lines of the CSV end in different ways; values beyond a row's last column are ignored"
 
 
 def _csv_options(source: Source, params: ProfileParams) -> str:
@@ -140,7 +149,6 @@ def _load(
     params: ProfileParams,
     kind: Format,
     reading: _Reading,
-    number: int,
     report: Callable[[float], None],
 ) -> Table:
     limit = params.memory_limit_mb * MIB
@@ -150,14 +158,14 @@ def _load(
         raise InvalidInputError(source.field, "holds no records")
     kept = names[: params.max_columns]
     refs = [f"c{index}" for index in range(len(names))]
-    database = context.workdir / f"profile-{number}.duckdb"
+    database = context.workdir / "profile.duckdb"
     sandbox = Sandbox(context, source.sql_path, memory_limit_bytes=limit, database=database)
     try:
         selected = ", ".join(refs[: len(kept)])
         sandbox.query(
             f"CREATE TABLE t AS SELECT {selected} FROM {reading.sql} AS d({', '.join(refs)})", report
         )
-        types = [str(row[1]) for row in sandbox.query("DESCRIBE t")]
+        types = [str(row[1]).strip('"') for row in sandbox.query("DESCRIBE t")]
         rows = int(sandbox.query("SELECT count(*) FROM t")[0][0])
     except BaseException:
         sandbox.close()
@@ -199,14 +207,10 @@ def _kind(type_: str) -> str:
     return "other"
 
 
-def _diagnosis(
-    context: Context, source: Source, params: ProfileParams, kind: Format, problem: duckdb.Error
-) -> str:
-    """One sentence on what is wrong. Where only the detection failed, all as text finds the line."""
+def _structural_problem(context: Context, source: Source, params: ProfileParams) -> duckdb.Error | None:
+    """What is wrong with the CSV when every value is text, or None: that names the line, detection does not."""
     import duckdb
 
-    if kind is not Format.CSV or "sniffing file" not in str(problem):
-        return explain(problem)
     sample = dialect.sample_text(source.head, params.encoding)
     between = params.delimiter or dialect.delimiter(sample)
     width = max(1, len(dialect.first_record(sample, between)))
@@ -219,8 +223,8 @@ def _diagnosis(
         with Sandbox(context, source.sql_path, memory_limit_bytes=params.memory_limit_mb * MIB) as sandbox:
             sandbox.query(f"SELECT count(COLUMNS(*)) FROM {sql}")
     except duckdb.Error as exc:
-        return explain(exc)
-    return f"could not be read as CSV with {between!r} between the values; set params.delimiter and params.header"
+        return exc
+    return None
 
 
 def _remove(database: Path) -> None:

@@ -7,19 +7,18 @@ and, late, duckdb.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from async_delivery.analyses.profile.values import cut, literal
+from async_delivery.analyses.profile.values import literal
 from async_delivery.domain.failure import FailureCode
 from async_delivery.plugins import AnalysisError, CancelRequested, Context, RetryableError
 
 if TYPE_CHECKING:
-    import duckdb
+    pass
 
 POLL_SECONDS = 0.05
 MAX_THREADS = 2
@@ -122,39 +121,3 @@ class Sandbox:
 
     def _fetch(self, sql: str) -> Rows:
         return self._connection.execute(sql).fetchall()
-
-
-def explain(exc: duckdb.Error) -> str:
-    """What DuckDB says about broken input as one plain sentence, without paths, settings or advice."""
-    text = str(exc)
-    line = re.search(r"CSV Error on Line: (\d+)", text)
-    place = f"line {line[1]}: " if line else ""
-    if found := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", text):
-        return f"{place}expected {_columns(found[1])}, found {found[2]}"
-    if "unterminated quote" in text:
-        return f"{place}a quoted value does not end, or goes on after its closing quote"
-    if "Invalid unicode" in text or "not utf-8 encoded" in text:
-        return f"{place}the text is not UTF-8; convert the file or set params.encoding"
-    if found := re.search(r'converting column "(.*)"\. Could not convert string "(.*)" to \'(.+)\'', text):
-        return f"{place}column {cut(found[1], 80)!r}: {cut(found[2], 80)!r} is no {found[3]}"
-    if found := re.search(r"Malformed JSON .*?at byte (\d+) in record/value (\d+): (.*?)\.? *(?:\n|$)", text):
-        return f"malformed JSON at byte {found[1]} of record {found[2]}: {found[3]}"
-    if found := re.search(r'Object .* has duplicate key "(.*)"', text):
-        return f"the key {cut(found[1], 80)!r} stands twice in one object"
-    if "Parquet file" in text or "magic bytes" in text:
-        return "is not a Parquet file, or it is cut off"
-    if "Maximum line size" in text:
-        return f"{place}a line is longer than 2 MB"
-    return place + _first_line(text)
-
-
-def _columns(count: str) -> str:
-    return "1 column" if count == "1" else f"{count} columns"
-
-
-def _first_line(text: str) -> str:
-    first = re.sub(r"^[A-Za-z ]*Error: ", "", text.split("\n", 1)[0])
-    first = re.sub(
-        r"""(in |of )?(file|File) ?["'][^"']*["']:? ?|["']?/proc/self/fd/\d+["']?:? ?""", "", first
-    )
-    return cut(first.strip() or "cannot be read", 300)

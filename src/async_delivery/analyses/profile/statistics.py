@@ -18,6 +18,7 @@ from async_delivery.analyses.profile.values import TEXT_LIMIT, cut, iso, percent
 EXACT_ROWS = 4_000_000
 SAMPLE_ROWS = 1_000_000
 EXACT_DISTINCT = 100_000
+WORTH_LISTING = 10
 QUANTILES = {"p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
 # Squares of larger numbers leave the range of a double; DuckDB stops the whole query then.
 _LARGEST = 1e150
@@ -84,8 +85,10 @@ def describe(
         entry["distinct"] = distinct
         entry["distinct_is_approximate"] = not counted
         entry["unique"] = counted and distinct == entry["count"] > 1
-        entry["top"] = [] if entry["unique"] else values[:top]
-        frequent[column.ref] = [] if entry["unique"] else values[:bars]
+        if entry["unique"] and distinct > WORTH_LISTING:
+            values = []  # each once: there is no most frequent one
+        entry["top"] = values[:top]
+        frequent[column.ref] = values[:bars]
         report(100 * (number + 1) / len(table.columns))
     return frequent
 

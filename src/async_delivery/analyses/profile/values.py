@@ -57,7 +57,7 @@ def iso(text: str | None) -> str | None:
     """DuckDB's text of an instant as ISO 8601; dates and times of day stay as they are."""
     if text is None:
         return None
-    if len(text) > 10 and text[10] == " " and text[:4].isdigit():
+    if text[10:11] == " " and text[11:12].isdigit():
         text = text[:10] + "T" + text[11:]
         if text.endswith("+00"):
             text = text[:-3] + "Z"
