@@ -1,0 +1,130 @@
+"""The command line of the benchmarks: which groups, how many rounds, and where the figures go."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bench import child, idle, latency, machine, reads, report, submits, throughput
+from bench.figures import Figure
+from bench.lab import Lab, say
+from bench.load import LoadError, find_wrk
+
+_HERE = Path(__file__).resolve().parent
+_GROUPS = {
+    "submits": submits.run,
+    "latency": latency.run,
+    "throughput": throughput.run,
+    "reads": reads.run,
+    "child": child.run,
+    "idle": idle.run,
+}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure the service beside the limits of this machine, in alternating rounds of one run.",
+        epilog="The table goes to stdout, progress to stderr, JSON to bench/out. Exit 0 done, 1 failed, 2 wrong usage.",
+    )
+    parser.add_argument(
+        "--rounds", type=int, metavar="N", help="values per figure (default 5; with --quick 2)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="short steps: to see that it works, not to compare"
+    )
+    parser.add_argument(
+        "--only", action="append", choices=_GROUPS, metavar="NAME", help=f"one of {', '.join(_GROUPS)}"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="F", help="where the JSON goes (default bench/out/DATE.json)"
+    )
+    parser.add_argument("--markdown", type=Path, metavar="F", help="write the page of results there as well")
+    parser.add_argument(
+        "--scratch", type=Path, metavar="DIR", help="on the disk to be measured (default: bench/out)"
+    )
+    arguments = parser.parse_args()
+    if arguments.rounds is not None and arguments.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    return arguments
+
+
+def _lab(scratch: Path, quick: bool, rounds: int | None) -> Lab:
+    if quick:
+        return Lab(scratch, rounds or 2, 1.0, 2.0, 100, 200, 5_000, 100_000, find_wrk())
+    return Lab(scratch, rounds or 5, 3.0, 10.0, 300, 1_000, 20_000, 1_000_000, find_wrk())
+
+
+def _measure(lab: Lab, names: Sequence[str]) -> dict[str, list[Figure]]:
+    groups = {}
+    for name in names:
+        groups[name] = _GROUPS[name](lab)
+        for figure in groups[name]:
+            say(f"{name}: {figure.name}: {report.ranged(figure.ours, figure.unit)}")
+    return groups
+
+
+def _terminated(*_: Any) -> NoReturn:
+    # Like Ctrl-C, so that what was started is stopped and removed.
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Measure, print, keep."""
+    arguments = _arguments()
+    signal.signal(signal.SIGTERM, _terminated)
+    names = [name for name in _GROUPS if not arguments.only or name in arguments.only]
+    parent = arguments.scratch or _HERE / "out"
+    parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=parent)).resolve()
+    try:
+        lab = _lab(scratch, arguments.quick, arguments.rounds)
+        if lab.wrk is None:
+            say(
+                "wrk is not installed (Debian, Ubuntu: apt-get install wrk); the load comes from Python instead"
+            )
+        facts = machine.describe(scratch)
+        began = time.perf_counter()
+        groups = _measure(lab, names)
+    except KeyboardInterrupt:
+        say("stopped")
+        return 1
+    except LoadError as exc:
+        say(f"failed: {exc}")
+        return 1
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    run = {
+        "command": " ".join(["python -m bench", *sys.argv[1:]]),
+        "rounds": lab.rounds,
+        "took_seconds": round(time.perf_counter() - began),
+        "quick": arguments.quick,
+    }
+    _keep(arguments, groups, facts, run)
+    return 0
+
+
+def _keep(
+    arguments: argparse.Namespace, groups: dict[str, list[Figure]], facts: dict[str, str], run: dict[str, Any]
+) -> None:
+    print(report.table([figure for figures in groups.values() for figure in figures]))
+    stamp = facts["date"].replace(" UTC", "Z").replace(" ", "T").replace(":", "")
+    target = arguments.json or _HERE / "out" / f"{stamp}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    document = report.document(groups, facts, run)
+    target.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    say(f"JSON: {target}")
+    if arguments.markdown:
+        arguments.markdown.write_text(report.markdown(groups, facts, run), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
