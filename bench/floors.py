@@ -87,6 +87,8 @@ def main() -> None:
         ws="none",
         lifespan="off",
         access_log=False,
+        server_header=False,
+        proxy_headers=False,
         log_level="warning",
     )
 

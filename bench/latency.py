@@ -61,8 +61,8 @@ def run(lab: Lab) -> list[Figure]:
     settings = (
         "POST /analyze with Prefer: wait=30, selftest without stages, answered with its result; one blocking "
         f"keep-alive connection, {lab.samples} jobs per round after {_WARM_UP} to warm up; serve --slots {SLOTS}. "
-        f"The client shares the cores (some 20 µs a job). Limit: {_COMMITS} durable SQLite commits one after another, as submit, "
-        "claim and complete are"
+        f"The client shares the cores (some 20 µs a job). Limit: {_COMMITS} durable SQLite commits one after "
+        "another, as submit, claim and complete are"
     )
     limit = f"{_COMMITS} commits in a row"
     return [
