@@ -18,14 +18,11 @@ from typing_extensions import TypedDict
 from async_delivery.domain import analysis as domain
 from async_delivery.plugins import (
     Analysis,
-    AnalysisError,
     Context,
     InputMode,
-    InputNotFoundError,
     InvalidInputError,
     Isolation,
     PluginError,
-    RetryableError,
     analysis,
     describe,
     discover,
@@ -388,16 +385,3 @@ def test_a_description_with_a_missing_or_wrong_field_is_refused_by_name(field: s
         domain.from_json({name: value for name, value in document.items() if name != field})
     with pytest.raises(ValueError, match=field):
         domain.from_json({**document, field: 7})
-
-
-def test_what_an_analysis_raises_says_how_the_job_fails() -> None:
-    assert AnalysisError("no").as_failure().code == "analysis_error"
-    assert AnalysisError("no", code="quota_of_upstream").as_failure().code == "quota_of_upstream"
-    assert not InvalidInputError("params.x", "is wrong").as_failure().retryable
-    assert InvalidInputError("params.x", "is wrong").as_failure().retry_hint == "check_input_and_retry"
-    assert InputNotFoundError("file 'x'").as_failure().code == "input_not_found"
-    again = RetryableError("busy", retry_after_seconds=30)
-    assert again.as_failure().retry_hint == "retry_with_backoff"
-    assert again.retry_after_seconds == 30
-    with pytest.raises(ValueError, match="lower-case"):
-        AnalysisError("no", code="Not A Code")

@@ -73,7 +73,9 @@ def test_the_howto_lists_all_of_the_context_and_nothing_else() -> None:
 
 def test_the_howto_lists_every_setting_of_the_decorator() -> None:
     listed = set(
-        re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", HOWTO.split("## Limits")[1], re.MULTILINE)))
+        re.findall(
+            r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", HOWTO.split("## Limits")[1], re.MULTILINE))
+        )
     )
     settings = set(inspect.signature(analysis).parameters) - {"name", "version", "title", "description"}
 
