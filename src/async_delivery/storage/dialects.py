@@ -17,7 +17,7 @@ from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from sqlalchemy.sql.expression import ClauseElement
 from sqlalchemy.sql.functions import FunctionElement
 
-from async_delivery.storage.rows import MAX_INSTANT, MIN_INSTANT
+from async_delivery.storage.cells import MAX_INSTANT, MIN_INSTANT
 
 if TYPE_CHECKING:
     from sqlalchemy.sql.compiler import SQLCompiler

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from async_delivery.domain.job import Job, JobId
 from async_delivery.domain.tenant import OrgId
-from async_delivery.storage import rows
+from async_delivery.storage import cells
 from async_delivery.storage import statements as sql
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ Waiting = tuple[int, str, int]
 
 def promote_due(tx: SqlTransaction, now: datetime) -> None:
     """Let delayed jobs whose time has come join their tenant's line."""
-    due = tx.run(sql.FIND_DUE, {"now": rows.to_micros(now), "at_most": _PROMOTED_AT_ONCE}).fetchall()
+    due = tx.run(sql.FIND_DUE, {"now": cells.to_micros(now), "at_most": _PROMOTED_AT_ONCE}).fetchall()
     for job_id, org_id in due:
         tx.run(sql.PROMOTE, {"the_job_id": job_id, "the_org_id": org_id, "place": tx.next_place(org_id)})
 

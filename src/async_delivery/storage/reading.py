@@ -18,7 +18,7 @@ from async_delivery.domain.notification import Channel, Notification
 from async_delivery.domain.result import Result
 from async_delivery.domain.retention import RetentionPolicy
 from async_delivery.domain.tenant import OrgId
-from async_delivery.storage import checks, retention, rows
+from async_delivery.storage import cells, checks, job_rows, retention, rows
 from async_delivery.storage import statements as sql
 from async_delivery.storage.contract import IdempotencyRecord, InputFile, JobFilter, RetentionCount
 from async_delivery.storage.dialects import Texts
@@ -39,6 +39,9 @@ class Cursor(Protocol):
 
     def fetchall(self) -> list[Any]:
         """All rows that are left."""
+
+    def fetchmany(self, size: int = ..., /) -> list[Any]:
+        """The next rows, none at the end."""
 
 
 class Connection(Protocol):
@@ -70,6 +73,10 @@ class SqlReader:
         """A list of texts as the parameter of ``is_one_of``."""
         raise NotImplementedError
 
+    def damage(self, limit: int) -> list[str]:
+        """What the database itself finds wrong with its file and its foreign keys, one sentence each."""
+        raise NotImplementedError
+
     def _one(self, statement: ClauseElement, params: Params) -> Sequence[Any] | None:
         row: Sequence[Any] | None = self._connection.execute(self._texts[statement], params).fetchone()
         return row
@@ -79,7 +86,7 @@ class SqlReader:
 
     def find_job(self, org_id: OrgId, job_id: JobId) -> Job | None:
         row = self._one(sql.FIND_JOB, {"the_job_id": job_id, "the_org_id": org_id})
-        return None if row is None else rows.to_job(row)
+        return None if row is None else job_rows.to_job(row)
 
     def find_request(self, org_id: OrgId, job_id: JobId) -> JobRequest | None:
         row = self._one(sql.FIND_REQUEST, {"the_job_id": job_id, "the_org_id": org_id})
@@ -91,8 +98,8 @@ class SqlReader:
         params: dict[str, Any] = {
             "the_org_id": org_id,
             "the_analysis": where.analysis,
-            "created_after": rows.optional_micros(where.created_after),
-            "created_before": rows.optional_micros(where.created_before),
+            "created_after": cells.optional_micros(where.created_after),
+            "created_before": cells.optional_micros(where.created_before),
             "before_job_id": before,
             "at_most": limit,
         }
@@ -108,7 +115,7 @@ class SqlReader:
             page=before is not None,
             completed=JobStatus.COMPLETED in statuses,
         )
-        return [rows.to_job(row) for row in self._all(statement, params)]
+        return [job_rows.to_job(row) for row in self._all(statement, params)]
 
     def list_events(self, org_id: OrgId, job_id: JobId, after: int, limit: int) -> list[Event]:
         params = {"the_job_id": job_id, "the_org_id": org_id, "after_seq": after, "at_most": limit}

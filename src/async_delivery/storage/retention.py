@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.expression import ClauseElement
 
 from async_delivery.domain.retention import RetentionPolicy, SectionCount
-from async_delivery.storage import rows
+from async_delivery.storage import cells
 from async_delivery.storage.contract import Deleted, RetentionCount
 from async_delivery.storage.dialects import ONE, ZERO, AnySelect, byte_length, is_one_of, param, valid_instant
 from async_delivery.storage.tables import (
@@ -122,13 +122,13 @@ def count(reader: SqlReader, policy: RetentionPolicy, now: datetime) -> Retentio
     def number(statement: ClauseElement) -> int:
         return int(reader.run(statement, {}).fetchone()[0])
 
-    at = rows.to_micros(now)
+    at = cells.to_micros(now)
     tenants: dict[str, dict[str, int]] = defaultdict(lambda: {"results": 0, "events": 0})
 
     def section(name: str, statement: ClauseElement, cutoff: datetime, active: int) -> SectionCount:
         sums: Counter[str] = Counter()
         for org_id, total, going, missing, held, size in reader.run(
-            statement, {"now": at, "cutoff": rows.to_micros(cutoff)}
+            statement, {"now": at, "cutoff": cells.to_micros(cutoff)}
         ).fetchall():
             sums.update(total=total, going=going, missing=missing, held=held, size=int(size))
             if going:
@@ -199,7 +199,7 @@ FORGET_RESULTS = (
 
 def delete_results(tx: SqlReader, policy: RetentionPolicy, now: datetime, limit: int) -> Deleted:
     """Delete the bodies of at most ``limit`` old results and mark their rows; see ``Transaction.delete_old``."""
-    times = {"now": rows.to_micros(now), "cutoff": rows.to_micros(policy.results_cutoff(now))}
+    times = {"now": cells.to_micros(now), "cutoff": cells.to_micros(policy.results_cutoff(now))}
     old: list[Sequence[Any]] = []
     for statement in (OLD_RESULTS, OLD_RESULTS_OF_OWN_TTL):
         if len(old) < limit:
@@ -266,7 +266,7 @@ _NO_BOUND = 2**31 - 1
 
 def delete_events(tx: SqlReader, policy: RetentionPolicy, now: datetime, limit: int) -> Deleted:
     """Delete at most ``limit`` old events, whole logs where they fit; see ``Transaction.delete_old``."""
-    cutoff = rows.to_micros(policy.events_cutoff(now))
+    cutoff = cells.to_micros(policy.events_cutoff(now))
     # A log holds at most event_seq events, so this many jobs are more than enough.
     old = tx.run(OLD_LOGS, {"cutoff": cutoff, "at_most": limit}).fetchall()
     if not old:

@@ -104,6 +104,17 @@ class SqliteReader(SqlReader):
     def texts(self, values: Sequence[str]) -> str:
         return orjson.dumps(values).decode()
 
+    def damage(self, limit: int) -> list[str]:
+        found = [
+            row[0] for row in self._connection.execute(f"PRAGMA integrity_check({int(limit)})").fetchall()
+        ]
+        broken = [f"the database file: {text}" for text in found if text != "ok"]
+        for table, row, parent, _ in self._connection.execute("PRAGMA foreign_key_check").fetchmany(limit):
+            broken.append(
+                f"the database file: row {row} of {table} points to a row of {parent} that is not there"
+            )
+        return broken
+
 
 class SqliteTransaction(SqliteReader, SqlTransaction):
     """A Transaction on SQLite."""

@@ -25,7 +25,7 @@ from sqlalchemy import (
     update,
 )
 
-from async_delivery.storage import rows
+from async_delivery.storage import job_rows, rows
 from async_delivery.storage.dialects import ONE, ZERO, AnySelect, has_label, param
 from async_delivery.storage.tables import (
     IN_LINE,
@@ -61,7 +61,7 @@ def _enter(table: Table, names: Iterable[str]) -> Insert:
 
 
 # ---------------------------------------------------------------- jobs
-FIND_JOB = select(*_pick(jobs, rows.JOB_COLUMNS)).where(*_one_of(jobs, "job_id"))
+FIND_JOB = select(*_pick(jobs, job_rows.JOB_COLUMNS)).where(*_one_of(jobs, "job_id"))
 LOCK_JOB = FIND_JOB.with_for_update()
 
 # What may change while a job keeps its lease and is not ended: no index knows any of these columns, and SQLite
@@ -99,7 +99,7 @@ _MOVING = (
     "results_kept",
 )
 
-INSERT_JOB = _enter(jobs, [*rows.JOB_COLUMNS, "place", "results_kept", "events_kept"])
+INSERT_JOB = _enter(jobs, [*job_rows.JOB_COLUMNS, "place", "results_kept", "events_kept"])
 
 
 def _unmoved() -> list[ColumnElement[bool]]:
@@ -154,7 +154,7 @@ def list_jobs(
         where.append(jobs.c.submitted_at < param("created_before"))
     where += [has_label(jobs.c.labels, param(f"key_{n}"), param(f"value_{n}")) for n in range(labels)]
     return (
-        select(*_pick(jobs, rows.JOB_COLUMNS))
+        select(*_pick(jobs, job_rows.JOB_COLUMNS))
         .where(*where)
         .order_by(jobs.c.job_id.desc())
         .limit(param("at_most"))
@@ -223,7 +223,7 @@ RENEW_LEASE = (
     .returning(jobs.c.cancel_requested_at)
 )
 LIST_LEASED = (
-    select(*_pick(jobs, rows.JOB_COLUMNS))
+    select(*_pick(jobs, job_rows.JOB_COLUMNS))
     .where(text(IS_LEASED))
     .order_by(jobs.c.lease_worker_id, jobs.c.job_id)
     .with_for_update(skip_locked=True)

@@ -14,7 +14,7 @@ from async_delivery.domain.job import Fence, Job, JobId, JobStatus
 from async_delivery.domain.lifecycle import Change
 from async_delivery.domain.retention import RetentionPolicy
 from async_delivery.domain.tenant import OrgId
-from async_delivery.storage import dispatch, retention, rows
+from async_delivery.storage import cells, dispatch, job_rows, retention, rows
 from async_delivery.storage import statements as sql
 from async_delivery.storage.contract import (
     IDEMPOTENCY_TTL_SECONDS,
@@ -50,7 +50,7 @@ class SqlTransaction(SqlReader):
         row = self._one(sql.LOCK_JOB, {"the_job_id": job_id, "the_org_id": org_id})
         if row is None:
             raise NotFoundError("job")
-        return rows.to_job(row)
+        return job_rows.to_job(row)
 
     # ------------------------------------------------------------ a Change
     def save(self, change: Change) -> None:
@@ -75,7 +75,7 @@ class SqlTransaction(SqlReader):
         if change.request is None:
             raise ValueError("a new job needs its request")
         place = self.next_place(job.org_id) if job.due_at is None else None
-        self.run(sql.INSERT_JOB, rows.new_job_columns(job, place, events_kept=int(bool(change.events))))
+        self.run(sql.INSERT_JOB, job_rows.new_job_columns(job, place, events_kept=int(bool(change.events))))
         request = change.request
         self.run(
             sql.INSERT_REQUEST,
@@ -94,7 +94,7 @@ class SqlTransaction(SqlReader):
     def _move_job(self, change: Change, before: Job) -> None:
         job = change.job
         queued = job.status is JobStatus.QUEUED and job.due_at is None
-        columns = rows.moving_columns(
+        columns = job_rows.moving_columns(
             job, self.next_place(job.org_id) if queued else None, int(job.result_seq > 0)
         )
         columns["the_job_id"] = job.job_id
@@ -140,7 +140,7 @@ class SqlTransaction(SqlReader):
     def renew_leases(
         self, worker_id: str, fences: Mapping[JobId, Fence], expires_at: datetime
     ) -> list[Renewal]:
-        until = rows.to_micros(expires_at)
+        until = cells.to_micros(expires_at)
         renewals = []
         for job_id, fence in fences.items():
             row = self._one(
@@ -158,7 +158,7 @@ class SqlTransaction(SqlReader):
 
     def lost_jobs(self, now: datetime, alive: Sequence[str], limit: int) -> list[Job]:
         # One process serves this store at a time (see the lock of sqlite), so no clock is needed.
-        leased = [rows.to_job(row) for row in self._all(sql.LIST_LEASED, {})]
+        leased = [job_rows.to_job(row) for row in self._all(sql.LIST_LEASED, {})]
         lost = [job for job in leased if job.lease is not None and job.lease.worker_id not in alive]
         return lost[:limit]
 
@@ -179,7 +179,7 @@ class SqlTransaction(SqlReader):
     def put_idempotency(
         self, org_id: OrgId, record: IdempotencyRecord, ttl_seconds: int = IDEMPOTENCY_TTL_SECONDS
     ) -> None:
-        expired_before = rows.to_micros(record.created_at - timedelta(seconds=ttl_seconds))
+        expired_before = cells.to_micros(record.created_at - timedelta(seconds=ttl_seconds))
         params = {"the_org_id": org_id, "the_key": record.key, "expired_before": expired_before}
         self.run(sql.DELETE_EXPIRED_KEY, params)
         try:
@@ -190,7 +190,7 @@ class SqlTransaction(SqlReader):
                     "key": record.key,
                     "fingerprint": record.fingerprint,
                     "job_id": record.job_id,
-                    "created_at": rows.to_micros(record.created_at),
+                    "created_at": cells.to_micros(record.created_at),
                 },
             )
         except self.integrity_error as exc:
@@ -210,7 +210,7 @@ class SqlTransaction(SqlReader):
             if seq == 0:
                 self.run(
                     sql.INSERT_UPLOAD,
-                    {"input_id": input_id, "org_id": org_id, "started_at": rows.to_micros(now)},
+                    {"input_id": input_id, "org_id": org_id, "started_at": cells.to_micros(now)},
                 )
             self.run(sql.INSERT_CHUNK, {"input_id": input_id, "seq": seq, "org_id": org_id, "data": data})
         except self.integrity_error as exc:
@@ -244,8 +244,8 @@ class SqlTransaction(SqlReader):
         return retention.delete_events(self, policy, now, limit)
 
     def prune(self, now: datetime, limit: int) -> Mapping[str, int]:
-        keys_before = rows.to_micros(now - timedelta(seconds=IDEMPOTENCY_TTL_SECONDS))
-        files_before = rows.to_micros(now - timedelta(seconds=UNNAMED_INPUT_TTL_SECONDS))
+        keys_before = cells.to_micros(now - timedelta(seconds=IDEMPOTENCY_TTL_SECONDS))
+        files_before = cells.to_micros(now - timedelta(seconds=UNNAMED_INPUT_TTL_SECONDS))
         old_keys = self._all(sql.LIST_OLD_KEYS, {"expired_before": keys_before, "at_most": limit})
         for org_id, key in old_keys:
             self.run(

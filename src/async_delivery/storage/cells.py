@@ -1,0 +1,49 @@
+"""Single cells of a row to values and back: instants, JSON text.
+
+An instant that is missing or not valid in a row never stops a reader: it shows as EPOCH where a value must have
+one, as None where it may lack it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from async_delivery.domain.canonical import canonical_json
+
+Row = Sequence[Any]
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FAR_FUTURE = datetime(9999, 12, 31, tzinfo=UTC)
+# The years 1 to 9999: what a datetime can hold.
+MIN_INSTANT = -62_135_596_800_000_000
+MAX_INSTANT = 253_402_300_799_999_999
+
+
+def to_micros(at: datetime) -> int:
+    """Microseconds since 1970 of an aware instant."""
+    span = at - EPOCH
+    return (span.days * 86_400 + span.seconds) * 1_000_000 + span.microseconds
+
+
+def optional_micros(at: datetime | None) -> int | None:
+    """``to_micros``, or None for None."""
+    return None if at is None else to_micros(at)
+
+
+def optional_instant(value: Any) -> datetime | None:
+    """The instant of a column; None where it is missing or not valid."""
+    if type(value) is not int or not MIN_INSTANT <= value <= MAX_INSTANT:
+        return None
+    return EPOCH + timedelta(microseconds=value)
+
+
+def instant(value: Any) -> datetime:
+    """The instant of a column that every value has; EPOCH where the row lacks it."""
+    return optional_instant(value) or EPOCH
+
+
+def to_json_text(value: Any) -> str:
+    """Canonical JSON as the text columns keep it."""
+    return canonical_json(value).decode()
