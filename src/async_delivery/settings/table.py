@@ -63,6 +63,7 @@ class Settings:
     results_ttl_seconds: int = 604_800
     max_results_ttl_seconds: int = 31_536_000
     events_ttl_seconds: int = 259_200
+    cleanup_interval_seconds: float = 3_600.0
     artifacts_dir: Path = Path("artifacts/async")
     max_body_bytes: int = 1_048_576
     max_upload_bytes: int = 1_073_741_824
@@ -240,6 +241,13 @@ SETTINGS: tuple[Setting, ...] = (
         "duration",
         parse_ttl_seconds,
         "How long events are kept after their job has ended.",
+        number=True,
+    ),
+    _row(
+        "cleanup_interval_seconds",
+        "duration",
+        span(0, 30 * 86_400.0),
+        "How often the server cleans up by itself; 0 leaves it to the script.",
         number=True,
     ),
     _row("artifacts_dir", "path", parse_path, "Folder for the reports of cleanups that the server runs."),

@@ -1,0 +1,134 @@
+"""Options that several commands share: those of the settings table, and those of a client."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import click
+
+from async_delivery.cli.output import say
+from async_delivery.domain.duration import parse_duration, parse_ttl_seconds
+from async_delivery.domain.errors import ValidationError
+from async_delivery.domain.tenant import DEFAULT_ORG, parse_org_id
+from async_delivery.settings import (
+    BASE_URL_VARIABLE,
+    BY_NAME,
+    ORG_VARIABLE,
+    SETTINGS,
+    Setting,
+    Settings,
+    load,
+)
+
+if TYPE_CHECKING:
+    from async_delivery.client import Client
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+DEFAULT_BASE_URL = "http://127.0.0.1:8080"
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text for people.")
+
+
+def settings_options(names: Iterable[str] | None = None) -> Callable[[Command], Command]:
+    """The flags of these settings (all where None), and --config. The command gets them as keyword arguments."""
+    chosen = SETTINGS if names is None else [BY_NAME[name] for name in names]
+
+    def decorate(command: Command) -> Command:
+        for setting in reversed(chosen):
+            command = _option(setting)(command)
+        return click.option(
+            "--config",
+            "config_file",
+            metavar="FILE",
+            help="TOML file with settings.  [default: async-delivery.toml in the current folder, if there is one]",
+        )(command)
+
+    return decorate
+
+
+def _option(setting: Setting) -> Callable[[Command], Command]:
+    text = f"{setting.help}  [default: {setting.default_text or 'none'}]"
+    if setting.switch:
+        return click.option(setting.flag, setting.name, is_flag=True, default=None, help=setting.help)
+    return click.option(
+        setting.flag,
+        setting.name,
+        metavar=setting.form.upper(),
+        multiple=setting.repeatable,
+        help=f"{text}  (may be repeated)" if setting.repeatable else text,
+    )
+
+
+def load_settings(config_file: str | None, flags: dict[str, Any]) -> Settings:
+    """The settings by flags, environment and file; warnings go to stderr. Raises SettingsError."""
+    loaded = load(flags, config_file=config_file)
+    for warning in loaded.warnings:
+        say(f"async-delivery: {warning}")
+    return loaded.settings
+
+
+def client_options(command: Command) -> Command:
+    """--base-url and --org. The command gets them as ``base_url`` and ``org``."""
+    command = click.option(
+        "--org",
+        metavar="ORG_ID",
+        help=f"Tenant to act as (X-Org-Id); {ORG_VARIABLE} otherwise.  [default: {DEFAULT_ORG}]",
+    )(command)
+    return click.option(
+        "--base-url",
+        metavar="URL",
+        help=f"Where the server is; {BASE_URL_VARIABLE} otherwise.  [default: {DEFAULT_BASE_URL}]",
+    )(command)
+
+
+def open_client(base_url: str | None, org: str | None) -> Client:
+    """A client by its options and the environment. Raises UsageError."""
+    source = "--base-url" if base_url else BASE_URL_VARIABLE
+    url = base_url or os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise click.UsageError(f"{source}: {url!r} is not a URL such as {DEFAULT_BASE_URL}")
+    org_id = org or os.environ.get(ORG_VARIABLE) or None
+    if org_id is not None:
+        try:
+            parse_org_id(org_id, field="--org" if org else ORG_VARIABLE)
+        except ValidationError as exc:
+            raise click.UsageError(exc.message) from exc
+    from async_delivery.client import Client
+
+    return Client(url, org_id=org_id)
+
+
+class _Seconds(click.ParamType[float]):
+    """A duration, as seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return parse_duration(str(value))
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+class _WholeSeconds(click.ParamType[int]):
+    """A time to live, as whole seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return parse_ttl_seconds(str(value))
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+SECONDS = _Seconds()
+WHOLE_SECONDS = _WholeSeconds()

@@ -1,0 +1,188 @@
+"""``cleanup`` and the script in scripts/: options, signals, artefact and exit code around one engine function.
+
+Exit codes: 0 done; 1 bad settings or store, nothing was touched; 2 stopped half-way, what was committed stands and
+is reported; 3 another cleanup is running. Wrong usage is 2 for ``async-delivery cleanup``, as for every command,
+and 1 for the script, whose 2 belongs to a run that was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from async_delivery.cli.artefact import Artefact, ArtefactError
+from async_delivery.cli.options import json_option, load_settings, settings_options
+from async_delivery.cli.output import Failed, emit_table, say
+from async_delivery.domain.errors import AsyncDeliveryError, StoreBusyError
+from async_delivery.domain.retention import ExitCode
+from async_delivery.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from async_delivery.domain.retention import RetentionReport
+
+_dry_run = click.option(
+    "--dry-run", is_flag=True, help="Count what a cleanup would delete now, and change nothing."
+)
+_output = click.option(
+    "--output-json",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the report there too; missing folders are made.",
+)
+Tell = Callable[["RetentionReport"], None]
+_SETTINGS = ("store_file", "results_ttl_seconds", "events_ttl_seconds")
+
+
+@click.command()
+@click.argument("action", type=click.Choice(["run"]), default="run", metavar="[run]")
+@settings_options(_SETTINGS)
+@_dry_run
+@_output
+@json_option
+def cleanup(
+    action: str, config_file: str | None, dry_run: bool, output_json: Path | None, as_json: bool, **flags: Any
+) -> int:
+    """Delete old results and events of ended jobs, beside a running server or at rest.
+
+    TTLs are seconds or 30m, 24h, 7d. Exit code 1: refused, nothing was touched; 2: stopped half-way, what was
+    committed stands; 3: another cleanup is running.
+    """
+    settings = load_settings(config_file, flags)
+    tell = _print_json if as_json else _print_table
+    try:
+        return _clean_up(settings, dry_run=dry_run, output=output_json, tell=tell)
+    except StoreBusyError as exc:
+        raise Failed(exc.message, ExitCode.BUSY) from exc
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@settings_options(_SETTINGS)
+@_dry_run
+@_output
+def _script(config_file: str | None, dry_run: bool, output_json: Path | None, **flags: Any) -> int:
+    """Delete old results and events of ended jobs, beside a running server or at rest.
+
+    TTLs are seconds or 30m, 24h, 7d. Prints a report as JSON. Exit code 0: done; 1: bad settings or store, nothing
+    was touched; 2: stopped half-way, what was committed stands; 3: another cleanup is running.
+    """
+    return _clean_up(load_settings(config_file, flags), dry_run=dry_run, output=output_json, tell=_print_json)
+
+
+def script(args: Sequence[str], program: str) -> int:
+    """What scripts/run_async_retention_cleanup.py does with its arguments; the exit code."""
+    try:
+        done = _script.main(list(args), prog_name=program, standalone_mode=False)
+        return done if isinstance(done, int) else ExitCode.DONE
+    except click.ClickException as exc:
+        say(f"{program}: {exc.format_message()}")
+    except StoreBusyError as exc:
+        say(f"{program}: {exc.message}")
+        return ExitCode.BUSY
+    except AsyncDeliveryError as exc:
+        say(f"{program}: {exc.message}")
+    except (SettingsError, Failed) as exc:
+        say(f"{program}: {exc}")
+    except KeyboardInterrupt:
+        say(f"{program}: ended at once by a second signal; what was committed stands")
+        return ExitCode.PARTIAL
+    return ExitCode.REFUSED
+
+
+def _clean_up(settings: Settings, *, dry_run: bool, output: Path | None, tell: Tell) -> int:
+    try:
+        with _stop_on_signal() as stop, Artefact(output, settings.store_file) as artefact:
+            return _told(_run(settings, dry_run, stop), artefact, tell)
+    except ArtefactError as exc:
+        raise Failed(str(exc), ExitCode.REFUSED) from exc
+
+
+def _run(settings: Settings, dry_run: bool, stop: Callable[[], bool]) -> RetentionReport:
+    from async_delivery.engine.retention import cleanup_retention
+    from async_delivery.wiring.stores import open_for_cleanup
+
+    with open_for_cleanup(settings.store_file, dry_run=dry_run) as store:
+        return cleanup_retention(
+            store,
+            results_ttl_seconds=settings.results_ttl_seconds,
+            events_ttl_seconds=settings.events_ttl_seconds,
+            dry_run=dry_run,
+            store_file=str(settings.store_file),
+            stop=stop,
+        )
+
+
+def _told(report: RetentionReport, artefact: Artefact, tell: Tell) -> int:
+    """Write and print the report. What was deleted is told on stdout even if the file cannot be written."""
+    try:
+        artefact.write(_text(report))
+    except ArtefactError as exc:
+        report = replace(report, errors=(*report.errors, str(exc)))
+    for error in report.errors:
+        say(f"cleanup: {error}")
+    try:
+        tell(report)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever started this reads no output; the exit code is still theirs.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return report.exit_code
+
+
+def _print_json(report: RetentionReport) -> None:
+    sys.stdout.write(_text(report))
+
+
+def _print_table(report: RetentionReport) -> None:
+    found = report.to_json()
+    done = "WOULD DELETE" if report.dry_run else "DELETED"
+    columns = (
+        "total",
+        "delete_count",
+        "kept_count",
+        "held_count",
+        "skipped_missing_timestamp",
+        "bytes",
+        "cutoff",
+    )
+    emit_table(
+        ("WHAT", "TOTAL", done, "KEPT", "HELD", "UNDATED", "BYTES", "OF JOBS ENDED BY"),
+        [(kind, *(found[kind][column] for column in columns)) for kind in ("results", "events")],
+    )
+    say(f"{report.terminal_job_count} ended and {report.active_job_count} active jobs in {report.store_file}")
+
+
+def _text(report: RetentionReport) -> str:
+    return json.dumps(report.to_json(), indent=2) + "\n"
+
+
+@dataclass(slots=True)
+class _Asked:
+    to_stop: bool = False
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """SIGTERM and SIGINT end the run between two batches; a second one ends the process."""
+    asked = _Asked()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        asked.to_stop = True
+        for each, original in originals.items():
+            signal.signal(each, original)
+
+    originals = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: asked.to_stop
+    finally:
+        for number, original in originals.items():
+            signal.signal(number, original)
