@@ -10,22 +10,26 @@ from async_delivery.engine.runtime import Runtime
 from async_delivery.storage.contract import Reader
 
 
-def resolve(rt: Runtime, reader: Reader, org_id: OrgId, result_id: ResultId, view: View) -> Projection:
-    """Which snapshot answers for ``result_id``. Raises NotFoundError, ResultExpiredError."""
+def resolve(
+    rt: Runtime, reader: Reader, org_id: OrgId, result_id: ResultId, view: View
+) -> tuple[Projection, str]:
+    """Which snapshot answers for ``result_id``, and its job's correlation id. Raises NotFoundError,
+    ResultExpiredError."""
     found = reader.find_result(org_id, result_id)
     if found is None:
         raise NotFoundError("result")
-    requested, job_ended = found
-    return project(
+    requested, job_ended, correlation_id = found
+    projection = project(
         requested, lambda: reader.newest_result(org_id, requested.job_id), job_ended, view, rt.clock.now()
     )
+    return projection, correlation_id
 
 
 def permalink(rt: Runtime, org_id: OrgId, result_id: ResultId, view: View) -> tuple[Projection, bytes]:
     """The resolved snapshot and its bytes, from one consistent view. Raises NotFoundError, ResultExpiredError."""
 
     def look(reader: Reader) -> tuple[Projection, bytes]:
-        projection = resolve(rt, reader, org_id, result_id, view)
+        projection, _ = resolve(rt, reader, org_id, result_id, view)
         body = reader.find_body(org_id, projection.resolved.result_id)
         if body is None:
             raise ResultExpiredError(projection.resolved.expires_at)

@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from async_delivery.domain.event import Event
 from async_delivery.domain.job import Attempt, Fence, Job, JobId, JobRequest, JobStatus, ResultId
@@ -73,6 +73,14 @@ class Renewal:
     fence: Fence
     held: bool
     cancel_requested: bool
+
+
+class FoundResult(NamedTuple):
+    """A snapshot, whether its job has ended, and the correlation id of its job."""
+
+    result: Result
+    job_ended: bool
+    correlation_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +158,8 @@ class Reader(Protocol):
     def find_log(self, org_id: OrgId, job_id: JobId, attempt: int) -> str | None:
         """The captured output of one attempt, or None."""
 
-    def find_result(self, org_id: OrgId, result_id: ResultId) -> tuple[Result, bool] | None:
-        """The tenant's snapshot without its body, and whether its job has ended; or None."""
+    def find_result(self, org_id: OrgId, result_id: ResultId) -> FoundResult | None:
+        """The tenant's snapshot without its body, with what its job adds to it; or None."""
 
     def newest_result(self, org_id: OrgId, job_id: JobId) -> Result | None:
         """The job's final result, else its newest partial; None before the first."""

@@ -20,7 +20,13 @@ from async_delivery.domain.retention import RetentionPolicy
 from async_delivery.domain.tenant import OrgId
 from async_delivery.storage import cells, checks, job_rows, retention, rows
 from async_delivery.storage import statements as sql
-from async_delivery.storage.contract import IdempotencyRecord, InputFile, JobFilter, RetentionCount
+from async_delivery.storage.contract import (
+    FoundResult,
+    IdempotencyRecord,
+    InputFile,
+    JobFilter,
+    RetentionCount,
+)
 from async_delivery.storage.dialects import Texts
 
 _TERMINAL = frozenset({"completed", "failed", "canceled"})
@@ -130,9 +136,9 @@ class SqlReader:
         row = self._one(sql.FIND_LOG, params)
         return None if row is None else row[0]
 
-    def find_result(self, org_id: OrgId, result_id: ResultId) -> tuple[Result, bool] | None:
+    def find_result(self, org_id: OrgId, result_id: ResultId) -> FoundResult | None:
         row = self._one(sql.FIND_RESULT, {"the_result_id": result_id, "the_org_id": org_id})
-        return None if row is None else (rows.to_result(row), row[-1] in _TERMINAL)
+        return None if row is None else FoundResult(rows.to_result(row), row[-2] in _TERMINAL, row[-1])
 
     def newest_result(self, org_id: OrgId, job_id: JobId) -> Result | None:
         row = self._one(sql.NEWEST_RESULT, {"the_job_id": job_id, "the_org_id": org_id})

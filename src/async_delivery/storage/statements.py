@@ -209,7 +209,8 @@ LIST_NEXT_OF_TENANT = (
     .offset(ZERO)
     .with_for_update(skip_locked=True)
 )
-COUNT_RUNNING = select(jobs.c.org_id, func.count()).where(text(IS_LEASED)).group_by(jobs.c.org_id)
+# Counted by the caller: a GROUP BY would tempt SQLite to walk all jobs in the order of tenants.
+LIST_RUNNING_TENANTS = select(jobs.c.org_id).where(text(IS_LEASED))
 
 RENEW_LEASE = (
     update(jobs)
@@ -285,7 +286,7 @@ LIST_EVENTS = (
 INSERT_RESULT = _enter(results, rows.RESULT_COLUMNS).returning(results.c.result_key)
 INSERT_BODY = _enter(result_bodies, ["result_key", "data"])
 FIND_RESULT = (
-    select(*_pick(results, rows.RESULT_COLUMNS), jobs.c.status)
+    select(*_pick(results, rows.RESULT_COLUMNS), jobs.c.status, jobs.c.correlation_id)
     .join(jobs, jobs.c.job_id == results.c.job_id)
     .where(*_one_of(results, "result_id"))
 )
