@@ -54,7 +54,8 @@ def failure(code: str, message: str, *, retryable: bool = False) -> Failure:
     """A Failure with its message cut to MESSAGE_LIMIT."""
     if len(message) > MESSAGE_LIMIT:
         message = message[: MESSAGE_LIMIT - 1] + "…"
-    return Failure(code, message, retryable)
+    # A plain str also where a FailureCode came in: events carry the code as JSON, which knows no enum.
+    return Failure(str(code), message, retryable)
 
 
 def is_failure_code(text: str) -> bool:
