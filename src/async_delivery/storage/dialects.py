@@ -36,10 +36,20 @@ def param(name: str) -> BindParameter[Any]:
     return bindparam(name)
 
 
-class valid_instant(FunctionElement[bool]):  # noqa: N801  reads as the SQL function it stands for
-    """True for an instant a datetime can hold, and only for a whole number: text sorts above all numbers."""
+class _Condition(FunctionElement[bool]):
+    """A condition that stands by itself: for a plain boolean SQLAlchemy writes ``= 1`` on SQLite, which hides an
+    IN from the planner."""
 
     type = Boolean()
+    inherit_cache = True
+
+    def self_group(self, against: Any = None) -> Any:
+        return self
+
+
+class valid_instant(_Condition):  # noqa: N801  reads as the SQL function it stands for
+    """True for an instant a datetime can hold, and only for a whole number: text sorts above all numbers."""
+
     inherit_cache = True
     name = "valid_instant"
 
@@ -74,10 +84,9 @@ def _byte_length_postgresql(element: byte_length, compiler: Any, **kw: Any) -> s
     return f"octet_length({compiler.process(element.clauses, **kw)})"
 
 
-class has_label(FunctionElement[bool]):  # noqa: N801
+class has_label(_Condition):  # noqa: N801
     """True if the JSON object (first argument) has this key (second) with this text (third)."""
 
-    type = Boolean()
     inherit_cache = True
     name = "has_label"
 
@@ -94,10 +103,9 @@ def _has_label_postgresql(element: has_label, compiler: Any, **kw: Any) -> str:
     return f"(CAST({labels} AS JSON) ->> {key} = {value})"
 
 
-class is_one_of(FunctionElement[bool]):  # noqa: N801
+class is_one_of(_Condition):  # noqa: N801
     """True if the column (first) is in the list parameter (second): a JSON array on SQLite, else an array."""
 
-    type = Boolean()
     inherit_cache = True
     name = "is_one_of"
 

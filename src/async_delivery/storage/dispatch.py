@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _PROMOTED_AT_ONCE = 1000
 # Turns looked at from the front of the queue before asking tenant by tenant.
 _FRONT = 64
+_FETCHED = 4
 
 Turn = tuple[int, str, str]
 Waiting = tuple[int, str, int]
@@ -43,14 +44,31 @@ def claimable(
 ) -> list[Job]:
     """Up to ``limit`` waiting jobs in the order of their turns."""
     picker = _Picker(tx, limit, analyses, max_running_per_tenant)
-    front = tx.run(sql.LIST_FRONT, {"at_most": max(_FRONT, 4 * limit)}).fetchall()
+    window = max(_FRONT, 4 * limit)
+    front = _Front(tx, window)
     picker.offer(front)
-    if not picker.full and len(front) == max(_FRONT, 4 * limit):
+    if not picker.full and front.seen == window:
         # The front is taken up by tenants at their cap or by analyses not asked for: one short line per tenant
         # instead of everything that waits.
-        picker.offer(turn for turn in _turns_by_tenant(tx, limit) if turn > tuple(front[-1]))
+        picker.offer(turn for turn in _turns_by_tenant(tx, limit) if turn > front.last)
     picker.trade_places()
     return picker.jobs()
+
+
+class _Front:
+    """The turns at the front of the queue, fetched as they are needed, and how far they went."""
+
+    def __init__(self, tx: SqlTransaction, window: int) -> None:
+        self._cursor = tx.run(sql.LIST_FRONT, {"at_most": window})
+        self.seen = 0
+        self.last: Turn = (0, "", "")
+
+    def __iter__(self) -> Iterator[Turn]:
+        while turns := self._cursor.fetchmany(_FETCHED):
+            for turn in turns:
+                self.seen += 1
+                self.last = tuple(turn)
+                yield self.last
 
 
 def _turns_by_tenant(tx: SqlTransaction, limit: int) -> Iterator[Turn]:
@@ -72,7 +90,7 @@ class _Picker:
         self._tx, self._limit, self._analyses, self._cap = tx, limit, analyses, cap
         self._running: Counter[str] = Counter()
         if cap is not None:
-            self._running.update(dict(tx.run(sql.COUNT_RUNNING, {}).fetchall()))
+            self._running.update(org_id for (org_id,) in tx.run(sql.LIST_RUNNING_TENANTS, {}).fetchall())
         self._lines: dict[str, list[Waiting]] = {}
         self._taken: Counter[str] = Counter()
         self._picked: list[tuple[Turn, Waiting]] = []

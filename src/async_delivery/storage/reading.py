@@ -56,9 +56,6 @@ class Connection(Protocol):
     def execute(self, text: str, parameters: Any = ..., /) -> Cursor:
         """Run one statement."""
 
-    def executemany(self, text: str, parameters: Any, /) -> Cursor:
-        """Run one statement for each set of parameters."""
-
 
 class SqlReader:
     """Questions over one snapshot; see ``contract.Reader``. Lives as long as its transaction."""
@@ -71,12 +68,8 @@ class SqlReader:
         """Run ``statement``; for the files beside this one."""
         return self._connection.execute(self._texts[statement], params)
 
-    def run_many(self, statement: ClauseElement, params: Sequence[Params]) -> None:
-        """Run ``statement`` once for each of ``params``."""
-        self._connection.executemany(self._texts[statement], params)
-
-    def texts(self, values: Sequence[str]) -> Any:
-        """A list of texts as the parameter of ``is_one_of``."""
+    def list_param(self, values: Sequence[Any]) -> Any:
+        """A list as the parameter of ``is_one_of``."""
         raise NotImplementedError
 
     def damage(self, limit: int) -> list[str]:

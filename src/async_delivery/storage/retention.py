@@ -37,6 +37,7 @@ from async_delivery.storage.tables import (
     HAS_RESULTS,
     IS_LEASED,
     IS_QUEUED,
+    IS_TERMINAL,
     RESULTS_CLOCK,
     events,
     jobs,
@@ -177,20 +178,21 @@ def _old_results(own_ttl: ColumnElement[int], until: str) -> AnySelect:
 OLD_RESULTS = _old_results(ZERO, "cutoff")
 OLD_RESULTS_OF_OWN_TTL = _old_results(ONE, "now")
 
-# Every condition again, in the statement that deletes.
-_STILL_OLD = exists(
-    select(ONE)
+# Every condition again, in the statement that deletes. IS_TERMINAL and not HAS_RESULTS: with the predicate of the
+# index, SQLite would rather walk all old jobs in it than look up these few.
+_OLD_OF_THESE_RESULTS = (
+    select(results.c.result_key)
     .join_from(results, jobs, results.c.job_id == jobs.c.job_id)
-    .where(results.c.result_key == result_bodies.c.result_key, text(HAS_RESULTS), not_(_HELD), _RESULT_OLD)
+    .where(is_one_of(results.c.result_key, param("the_keys")), text(IS_TERMINAL), not_(_HELD), _RESULT_OLD)
 )
-DELETE_BODY = delete(result_bodies).where(result_bodies.c.result_key == param("the_result_key"), _STILL_OLD)
+DELETE_BODIES = delete(result_bodies).where(result_bodies.c.result_key.in_(_OLD_OF_THESE_RESULTS))
 MARK_DELETED = (
-    update(results).where(results.c.result_key == param("the_result_key")).values(deleted_at=param("now"))
+    update(results).where(is_one_of(results.c.result_key, param("the_keys"))).values(deleted_at=param("now"))
 )
 FORGET_RESULTS = (
     update(jobs)
     .where(
-        jobs.c.job_id == param("the_job_id"),
+        is_one_of(jobs.c.job_id, param("the_job_ids")),
         ~exists(select(ONE).where(results.c.job_id == jobs.c.job_id, results.c.deleted_at.is_(None))),
     )
     .values(results_kept=ZERO)
@@ -204,9 +206,10 @@ def delete_results(tx: SqlReader, policy: RetentionPolicy, now: datetime, limit:
     for statement in (OLD_RESULTS, OLD_RESULTS_OF_OWN_TTL):
         if len(old) < limit:
             old += tx.run(statement, {**times, "at_most": limit - len(old)}).fetchall()
-    tx.run_many(DELETE_BODY, [{**times, "the_result_key": row[0]} for row in old])
-    tx.run_many(MARK_DELETED, [{**times, "the_result_key": row[0]} for row in old])
-    tx.run_many(FORGET_RESULTS, [{"the_job_id": job_id} for job_id in dict.fromkeys(row[3] for row in old)])
+    params = {**times, "the_keys": tx.list_param([row[0] for row in old])}
+    tx.run(DELETE_BODIES, params)
+    tx.run(MARK_DELETED, params)
+    tx.run(FORGET_RESULTS, {"the_job_ids": tx.list_param(list(dict.fromkeys(row[3] for row in old)))})
     tenants = Counter(row[1] for row in old)
     return Deleted(len(old), sum(row[2] for row in old), dict(tenants), more=len(old) >= limit)
 
@@ -229,22 +232,20 @@ OLD_LOGS = (
     .offset(ZERO)
     .with_for_update()
 )
-_OLD_OF_THESE = events.c.job_id.in_(
-    select(jobs.c.job_id).where(
-        is_one_of(jobs.c.job_id, param("the_job_ids")),
-        text(HAS_EVENTS),
-        jobs.c.held == ZERO,
-        valid_instant(jobs.c.finished_at),
-        jobs.c.finished_at <= param("cutoff"),
-    )
+_OLD_OF_THESE_JOBS = select(jobs.c.job_id).where(
+    is_one_of(jobs.c.job_id, param("the_job_ids")),
+    text(IS_TERMINAL),
+    jobs.c.held == ZERO,
+    valid_instant(jobs.c.finished_at),
+    jobs.c.finished_at <= param("cutoff"),
 )
-_GOING = (_OLD_OF_THESE, valid_instant(events.c.occurred_at), events.c.event_seq <= param("up_to_seq"))
+_CUT = (valid_instant(events.c.occurred_at), events.c.event_seq <= param("up_to_seq"))
 MEASURE_EVENTS = (
-    select(events.c.org_id, func.count(), func.sum(byte_length(events.c.payload)))
-    .where(*_GOING)
-    .group_by(events.c.org_id)
+    select(events.c.job_id, func.count(), func.sum(byte_length(events.c.payload)))
+    .where(is_one_of(events.c.job_id, param("the_job_ids")), *_CUT)
+    .group_by(events.c.job_id)
 )
-DELETE_EVENTS = delete(events).where(*_GOING)
+DELETE_EVENTS = delete(events).where(events.c.job_id.in_(_OLD_OF_THESE_JOBS), *_CUT)
 NTH_EVENT = (
     select(events.c.event_seq)
     .where(events.c.job_id == param("the_job_id"), valid_instant(events.c.occurred_at))
@@ -262,25 +263,31 @@ FORGET_EVENTS = (
 )
 
 _NO_BOUND = 2**31 - 1
+# An ended job was queued, ran and ended; a batch of canceled jobs is only a little smaller than it might be.
+_SHORTEST_LOG = 3
 
 
 def delete_events(tx: SqlReader, policy: RetentionPolicy, now: datetime, limit: int) -> Deleted:
     """Delete at most ``limit`` old events, whole logs where they fit; see ``Transaction.delete_old``."""
     cutoff = cells.to_micros(policy.events_cutoff(now))
-    # A log holds at most event_seq events, so this many jobs are more than enough.
-    old = tx.run(OLD_LOGS, {"cutoff": cutoff, "at_most": limit}).fetchall()
+    at_most = max(1, limit // _SHORTEST_LOG)
+    old = tx.run(OLD_LOGS, {"cutoff": cutoff, "at_most": at_most}).fetchall()
     if not old:
         return Deleted(0, 0, {}, more=False)
     chosen, up_to = _fitting(tx, old, limit)
-    params = {"the_job_ids": tx.texts(chosen), "cutoff": cutoff, "up_to_seq": up_to}
+    params = {"the_job_ids": tx.list_param(chosen), "cutoff": cutoff, "up_to_seq": up_to}
     measured = tx.run(MEASURE_EVENTS, params).fetchall()
     count = tx.run(DELETE_EVENTS, params).rowcount
-    tx.run(FORGET_EVENTS, {"the_job_ids": params["the_job_ids"]})
+    tx.run(FORGET_EVENTS, params)
+    owners = {job_id: org_id for job_id, org_id, _ in old}
+    tenants: Counter[str] = Counter()
+    for job_id, events_of_job, _ in measured:
+        tenants[owners[job_id]] += events_of_job
     return Deleted(
         count,
-        int(sum(row[2] for row in measured)),
-        {row[0]: row[1] for row in measured},
-        more=len(chosen) < len(old) or len(old) == limit or up_to != _NO_BOUND,
+        int(sum(size for _, _, size in measured)),
+        dict(tenants),
+        more=len(chosen) < len(old) or len(old) == at_most or up_to != _NO_BOUND,
     )
 
 

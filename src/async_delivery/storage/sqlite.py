@@ -101,7 +101,7 @@ def connect_writer(path: Path) -> sqlite3.Connection:
 class SqliteReader(SqlReader):
     """A Reader on SQLite."""
 
-    def texts(self, values: Sequence[str]) -> str:
+    def list_param(self, values: Sequence[Any]) -> str:
         return orjson.dumps(values).decode()
 
     def damage(self, limit: int) -> list[str]:
