@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 from fastapi import Request
@@ -16,20 +16,27 @@ from starlette.responses import Response
 
 from async_delivery.api.access import Peers
 from async_delivery.api.errors import JSON, NO_STORE, NOSNIFF, Answer, Headers
+from async_delivery.api.memo import Memo
 from async_delivery.api.quotas import HeldAnswers, RequestRate
 from async_delivery.api.request import Call, Receive
 from async_delivery.api.waits import Waits
 from async_delivery.domain.errors import FieldIssue, NotFoundError, UnavailableError, ValidationError
 from async_delivery.domain.job import JobId, ResultId
+from async_delivery.domain.result import View
 from async_delivery.engine.estimates import Estimates
 from async_delivery.engine.quota import QueueQuota
 from async_delivery.engine.runtime import Runtime
+
+if TYPE_CHECKING:
+    from async_delivery.api.results import Head
+    from async_delivery.api.status import Written
 
 T = TypeVar("T")
 
 _THREADS = 16
 _UPLOAD_THREADS = 32
 _DRAIN_RETRY_SECONDS = 10
+_MEMO_SIZE = 2_000
 # Wider than the ids made here, as an older store that was converted kept its own.
 _IDENT = re.compile(r"[A-Za-z0-9_.:-]{1,128}\Z")
 
@@ -70,6 +77,8 @@ class Api:
         self.queue = QueueQuota(rt.policy.max_queued_per_tenant)
         self.estimates = Estimates(rt)
         self.waits = Waits(rt.store, draining)
+        self.heads: Memo[tuple[ResultId, ResultId, View], Head] = Memo(_MEMO_SIZE)
+        self.written: Memo[JobId, Written] = Memo(_MEMO_SIZE)
         # Idempotency keys whose first request is not yet committed.
         self.in_flight: set[tuple[str, str]] = set()
         self._threads = ThreadPoolExecutor(_THREADS, "api")

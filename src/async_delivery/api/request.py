@@ -53,7 +53,6 @@ class Call:
     """What every route needs to know of its request, taken from the ASGI scope without copying it.
 
     request_id   X-Request-Id if it was 1..128 visible ASCII characters, else a new id
-    instance     the path as it was sent, percent-encoded, at most 1,000 characters
     headers      the headers that are read anywhere, by lower-case name, with all their values
     org_id       the tenant, once ``access`` has found it
     unread       a body was announced and has not been read to its end
@@ -62,8 +61,8 @@ class Call:
 
     __slots__ = (
         "_prefer",
+        "_scope",
         "headers",
-        "instance",
         "logged",
         "method",
         "org_id",
@@ -80,8 +79,7 @@ class Call:
         self.headers = headers
         self.method: str = scope["method"]
         self.request_id = _visible(headers.get(b"x-request-id")) or new_id()
-        raw = scope.get("raw_path") or quote(scope["path"]).encode()
-        self.instance = raw[:_MAX_INSTANCE].decode("ascii", "replace")
+        self._scope = scope
         self.org_id: OrgId = DEFAULT_ORG
         self.unread = b"transfer-encoding" in headers or headers.get(b"content-length", [b"0"]) != [b"0"]
         self.logged: Exception | None = None
@@ -101,6 +99,12 @@ class Call:
         if len(values) > 1:
             raise ValidationError.of(field, "must not be repeated")
         return values[0].decode("latin-1")
+
+    @property
+    def instance(self) -> str:
+        """The path as it was sent, percent-encoded, at most 1,000 characters."""
+        raw = self._scope.get("raw_path") or quote(self._scope["path"]).encode()
+        return str(raw[:_MAX_INSTANCE].decode("ascii", "replace"))
 
     @property
     def prefer(self) -> Prefer:

@@ -7,7 +7,6 @@ a Call to an Answer, put ahead of the framework by ``plain``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -17,11 +16,11 @@ from starlette.responses import Response
 
 from async_delivery.api import wire
 from async_delivery.api.context import Api, Here, job_ident, refuse_unknown, result_ident
-from async_delivery.api.errors import JSON, NOSNIFF, Answer, Headers
+from async_delivery.api.errors import JSON, NOSNIFF, Answer
 from async_delivery.api.request import Call
-from async_delivery.domain.errors import NotFoundError, ResultExpiredError, ValidationError
+from async_delivery.domain.errors import ResultExpiredError, ValidationError
 from async_delivery.domain.job import ResultId
-from async_delivery.domain.result import Projection, View, parse_view
+from async_delivery.domain.result import Projection, Result, View, parse_view
 from async_delivery.engine import results
 from async_delivery.storage.contract import Reader
 
@@ -35,12 +34,24 @@ VARY = (b"vary", b"X-Org-Id, X-Tenant-Id, Authorization")
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """What is the same in every answer with one snapshot for one request, as snapshots never change.
+
+    prefix    the body up to the result's own bytes
+    headers   all but Cache-Control, which depends on the moment, and Content-Length
+    """
+
+    etag: bytes
+    prefix: bytes
+    headers: tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Found:
     """What the store says of a permalink. ``body`` is None where it is not wanted, or too long to be read here."""
 
-    projection: Projection
-    correlation_id: str
-    etag: bytes
+    resolved: Result
+    head: Head
     body: bytes | None
 
 
@@ -57,20 +68,23 @@ async def permalink_answer(
 ) -> Answer:
     """The answer for ``result_id``; 304 if its tag is one of ``tags`` (``*`` stands for any)."""
     body_wanted = call.method != "HEAD"
-    found = await api.read(lambda: _look(api, call, result_id, view, tags, body_wanted, INLINE_BYTES))
-    headers = _headers(api, found, view)
-    if _matches(found.etag, tags):
+    if api.rt.store.inline_reads:
+        found = _look(api, call, result_id, view, tags, body_wanted, INLINE_BYTES)
+    else:
+        found = await api.run(lambda: _look(api, call, result_id, view, tags, body_wanted, None))
+    head, resolved = found.head, found.resolved
+    headers = [*head.headers, _caching(api, resolved, view)]
+    if _matches(head.etag, tags):
         return Answer(304, headers)
     if found.body is None and body_wanted:
         found = await api.run(lambda: _look(api, call, result_id, view, tags, True, None))
-    prefix = _prefix(found, view)
-    size = len(prefix) + found.projection.resolved.size_bytes + 1
+    size = len(head.prefix) + resolved.size_bytes + 1
     headers += (JSON, (b"content-length", b"%d" % size))
     if found.body is None:
         return Answer(200, headers)
     if size > INLINE_BYTES:
-        return Answer(200, headers, (prefix, found.body, b"}"))
-    return Answer(200, headers, (prefix + found.body + b"}",))
+        return Answer(200, headers, (head.prefix, found.body, b"}"))
+    return Answer(200, headers, (head.prefix + found.body + b"}",))
 
 
 def _view(call: Call, query: bytes) -> View:
@@ -113,44 +127,38 @@ def _look(
     at_most: int | None,
 ) -> _Found:
     def look(reader: Reader) -> _Found:
-        projection = results.resolve(api.rt, reader, call.org_id, result_id, view)
+        projection, correlation_id = results.resolve(api.rt, reader, call.org_id, result_id, view)
         resolved = projection.resolved
-        job = reader.find_job(call.org_id, resolved.job_id)
-        if job is None:
-            raise NotFoundError("result")
-        etag = _etag(projection)
+        head = _head(api, projection, correlation_id)
         body = None
-        if body_wanted and not _matches(etag, tags) and (at_most is None or resolved.size_bytes <= at_most):
+        if (
+            body_wanted
+            and not _matches(head.etag, tags)
+            and (at_most is None or resolved.size_bytes <= at_most)
+        ):
             body = reader.find_body(call.org_id, resolved.result_id)
             if body is None:
                 raise ResultExpiredError(resolved.expires_at)
-        return _Found(projection, job.correlation_id, etag, body)
+        return _Found(resolved, head, body)
 
     return api.rt.store.read(look)
 
 
-def _etag(projection: Projection) -> bytes:
-    """A strong tag: everything the answer's bytes depend on is in it."""
-    resolved = projection.resolved
-    parts = (
-        _FORM,
-        resolved.sha256,
-        resolved.result_id,
-        projection.requested.result_id,
-        projection.view.value,
-    )
-    return b'"%s"' % sha256("\n".join(parts).encode()).hexdigest()[:40].encode()
+def _head(api: Api, projection: Projection, correlation_id: str) -> Head:
+    requested, resolved, view = projection.requested, projection.resolved, projection.view
+    key = (requested.result_id, resolved.result_id, view)
+    return api.heads.get(key) or api.heads.put(key, _new_head(requested, resolved, view, correlation_id))
 
 
-def _prefix(found: _Found, view: View) -> bytes:
-    """The answer up to the result's own bytes."""
-    requested, resolved = found.projection.requested, found.projection.resolved
-    head = orjson.dumps(
+def _new_head(requested: Result, resolved: Result, view: View, correlation_id: str) -> Head:
+    # A strong tag: everything the answer's bytes depend on is in it.
+    tag = f'"{_FORM}.{resolved.sha256[:32]}.{resolved.result_id}.{requested.result_id}.{view}"'
+    document = orjson.dumps(
         {
             "ok": True,
             "result_id": resolved.result_id,
             "job_id": resolved.job_id,
-            "correlation_id": found.correlation_id,
+            "correlation_id": correlation_id,
             "result_kind": resolved.result_kind.value,
             "result_seq": resolved.result_seq,
             "requested_result_id": requested.result_id,
@@ -161,24 +169,21 @@ def _prefix(found: _Found, view: View) -> bytes:
             "expires_at": wire.instant(resolved.expires_at),
         }
     )
-    return head[:-1] + b',"result":'
-
-
-def _headers(api: Api, found: _Found, view: View) -> Headers:
-    resolved = found.projection.resolved
-    if resolved.is_final or view is View.REQUESTED:
-        left = int((resolved.expires_at - api.rt.clock.now()).total_seconds())
-        caching = b"private, max-age=%d, immutable" % max(0, min(left, _MAX_AGE_SECONDS))
-    else:
-        caching = b"private, no-cache"
-    return [
-        (b"etag", found.etag),
+    headers = (
+        (b"etag", tag.encode()),
         (b"content-location", b"/analyze/results/%s" % resolved.result_id.encode()),
         (b"sunset", wire.http_date(resolved.expires_at)),
-        (b"cache-control", caching),
         VARY,
         NOSNIFF,
-    ]
+    )
+    return Head(tag.encode(), document[:-1] + b',"result":', headers)
+
+
+def _caching(api: Api, resolved: Result, view: View) -> tuple[bytes, bytes]:
+    if not resolved.is_final and view is View.LATEST:
+        return b"cache-control", b"private, no-cache"
+    left = int((resolved.expires_at - api.rt.clock.now()).total_seconds())
+    return b"cache-control", b"private, max-age=%d, immutable" % max(0, min(left, _MAX_AGE_SECONDS))
 
 
 async def list_results(request: Request, job_id: str) -> Response:

@@ -5,18 +5,25 @@ A plain function from a Call to an Answer; long-polling on the way if the client
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from async_delivery.api import wire
-from async_delivery.api.context import Api, job_ident, json_answer, refuse_unknown
-from async_delivery.api.errors import NOSNIFF, Answer, Headers
+from async_delivery.api.context import Api, job_ident, refuse_unknown
+from async_delivery.api.errors import JSON, NOSNIFF, Answer, Headers
 from async_delivery.api.request import Call, Receive
 from async_delivery.api.results import VARY, matched_tags
+from async_delivery.domain.errors import NotFoundError
 from async_delivery.domain.job import Job, JobId
 from async_delivery.engine import jobs
+from async_delivery.storage.contract import Reader
 
 # An answer carries this many events at most; its links say where the rest is.
 MAX_EVENTS = 1_000
+# Answers that are remembered; most are much shorter.
+_MEMORABLE_BYTES = 16_384
 
 _NO_CACHE = (b"cache-control", b"private, no-cache")
 
@@ -60,24 +67,59 @@ def _tag(job: Job) -> bytes:
     return b'"%d"' % job.event_seq
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A status answer as it was last written, up to what depends on the moment.
+
+    state       what in the job tells one state from another
+    first_seq   its first event then; cleanup takes events away from the front
+    """
+
+    state: tuple[Any, ...]
+    first_seq: int
+    data: bytes
+
+
 def _answer(api: Api, call: Call, job_id: JobId, tags: frozenset[bytes], applied: Headers) -> Answer:
-    if tags:
-        job = jobs.find(api.rt, call.org_id, job_id)
-        if _tag(job) in tags or b"*" in tags:
-            return Answer(304, [*_headers(api, job), *applied, NOSNIFF])
-    view = jobs.status(api.rt, call.org_id, job_id, MAX_EVENTS)
-    job = view.job
-    document = job_document(api, job)
-    document["events"] = wire.event_objects(view.events)
-    if view.events and view.events[-1].event_seq < job.event_seq:
-        document["links"]["more_events"] = f"{document['links']['events']}?after={view.events[-1].event_seq}"
-    content = {
-        "ok": True,
-        "correlation_id": job.correlation_id,
-        "job": document,
-        "request_id": call.request_id,
-    }
-    return json_answer(200, content, [*_headers(api, job), *applied])
+    def look(reader: Reader) -> tuple[Job, bytes | None]:
+        job = reader.find_job(call.org_id, job_id)
+        if job is None:
+            raise NotFoundError("job")
+        current = bool(tags) and (_tag(job) in tags or b"*" in tags)
+        return job, None if current else _written(api, reader, job)
+
+    job, written = api.rt.store.read(look)
+    headers = [*_headers(api, job), NOSNIFF, *applied]
+    if written is None:
+        return Answer(304, headers)
+    eta, request_id = orjson.dumps(api.estimates.eta_seconds(job)), orjson.dumps(call.request_id)
+    body = b'%s%s},"request_id":%s}' % (written, eta, request_id)
+    return Answer(200, [*headers, JSON, (b"content-length", b"%d" % len(body))], (body,))
+
+
+def _written(api: Api, reader: Reader, job: Job) -> bytes:
+    """``{"ok":true,...,"job":{...,"eta_seconds":``, from memory if nothing in it has changed."""
+    state = (job.event_seq, job.updated_at, job.held)
+    known = api.written.get(job.job_id)
+    if known is not None and known.state == state and known.first_seq == _first_seq(reader, job):
+        return known.data
+    events = reader.list_events(job.org_id, job.job_id, 0, MAX_EVENTS)
+    document = wire.job_object(job)
+    document["events"] = wire.event_objects(events)
+    if events and events[-1].event_seq < job.event_seq:
+        document["links"]["more_events"] = f"{document['links']['events']}?after={events[-1].event_seq}"
+    content = orjson.dumps({"ok": True, "correlation_id": job.correlation_id, "job": document})
+    data = content[:-2] + b',"eta_seconds":'
+    if len(data) <= _MEMORABLE_BYTES:
+        api.written.put(job.job_id, Written(state, events[0].event_seq if events else 0, data))
+    return data
+
+
+def _first_seq(reader: Reader, job: Job) -> int:
+    if not job.status.terminal:
+        return 1  # nothing is taken from a job that has not ended
+    events = reader.list_events(job.org_id, job.job_id, 0, 1)
+    return events[0].event_seq if events else 0
 
 
 def _headers(api: Api, job: Job) -> Headers:
@@ -94,4 +136,4 @@ def retry_after(api: Api, job: Job) -> tuple[bytes, bytes]:
 
 def job_document(api: Api, job: Job) -> dict[str, Any]:
     """The job without its events. Asks the store for typical run times now and then."""
-    return wire.job_object(job, api.estimates.eta_seconds(job))
+    return {**wire.job_object(job), "eta_seconds": api.estimates.eta_seconds(job)}

@@ -20,7 +20,10 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 def instant(at: datetime | None) -> str | None:
     """RFC 3339, or None."""
-    return None if at is None else format_instant(at)
+    if at is None:
+        return None
+    # What the store gives is in UTC already, and there are many of them in one answer.
+    return at.isoformat("T", "milliseconds")[:-6] + "Z" if at.tzinfo is UTC else format_instant(at)
 
 
 def http_date(at: datetime) -> bytes:
@@ -51,8 +54,8 @@ def job_links(job: Job) -> dict[str, str]:
     return links
 
 
-def job_object(job: Job, eta_seconds: float | None) -> dict[str, Any]:
-    """A job as lists show it; a status answer adds its events."""
+def job_object(job: Job) -> dict[str, Any]:
+    """A job as the store has it; what depends on the moment (``eta_seconds``) and its events are added to it."""
     error = job.error
     return {
         "job_id": job.job_id,
@@ -88,7 +91,6 @@ def job_object(job: Job, eta_seconds: float | None) -> dict[str, Any]:
         "labels": dict(job.labels),
         "timeout_seconds": job.timeout_seconds,
         "results_ttl_seconds": job.results_ttl_seconds,
-        "eta_seconds": eta_seconds,
         "event_seq": job.event_seq,
         "links": job_links(job),
     }
