@@ -72,15 +72,18 @@ def _measure(lab: Lab, names: Sequence[str]) -> dict[str, list[Figure]]:
     return groups
 
 
-def _terminated(*_: Any) -> NoReturn:
-    # Like Ctrl-C, so that what was started is stopped and removed.
+def _stop(*_: Any) -> NoReturn:
+    # Once is enough: a second Ctrl-C must not cut short how everything is stopped and removed.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main() -> int:
     """Measure, print, keep."""
     arguments = _arguments()
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
     names = [name for name in _GROUPS if not arguments.only or name in arguments.only]
     parent = arguments.scratch or _HERE / "out"
     parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from bench.rows import Template
 from bench.server import Running, service
 from bench.submits import count_jobs
 
-_POLL_SECONDS = 0.01
+_POLL_SECONDS = 0.025
 _ALL_DONE_SECONDS = 300.0
 
 
