@@ -25,6 +25,7 @@ from async_delivery.domain.errors import AsyncDeliveryError
 from async_delivery.settings import SettingsError
 
 PROGRAM = "async-delivery"
+COMPLETION_VARIABLE = "_ASYNC_DELIVERY_COMPLETE"
 DONE, FAILED, WRONG_USAGE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 
 
@@ -52,7 +53,7 @@ def run(args: Sequence[str]) -> int:
 
 def _run(args: Sequence[str]) -> int:
     try:
-        done = cli.main(list(args), prog_name=PROGRAM, standalone_mode=False)
+        done = _invoke(args)
     except click.exceptions.NoArgsIsHelpError as exc:
         print(exc.ctx.get_help(), file=sys.stderr)
         return WRONG_USAGE
@@ -82,6 +83,19 @@ def _run(args: Sequence[str]) -> int:
             raise
         return _unexpected(exc)
     return done if isinstance(done, int) else DONE
+
+
+def _invoke(args: Sequence[str]) -> object:
+    """What click's own ``main`` does, but for its way to end the process when a pipe breaks."""
+    if asked := os.environ.get(COMPLETION_VARIABLE):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(cli, {}, PROGRAM, COMPLETION_VARIABLE, asked)
+    try:
+        with cli.make_context(PROGRAM, list(args)) as ctx:
+            return cli.invoke(ctx)
+    except click.exceptions.Exit as exc:
+        return exc.exit_code
 
 
 def _unexpected(exc: Exception) -> int:

@@ -119,17 +119,17 @@ def _environment() -> dict[str, str]:
 
 
 def _run(client: Client) -> Job:
-    with follower() as show:
+    with follower(stream=sys.stdout) as show:
         submitted = client.submit_file({"analysis": "profile", "query": "Palmer penguins"}, PENGUINS)
         show.note(f"accepted as job {submitted.job.job_id}")
         seen = 0
 
         def told(job: Job) -> None:
             nonlocal seen
+            show.show(job)
             for event in client.events(job.job_id, after=seen):
                 seen = event.event_seq
                 _tell(client, show, event.event_type, event.payload)
-            show.show(job)
 
         job = client.wait(submitted.job.job_id, timeout_seconds=JOB_SECONDS, changed=told)
     if job.status is not JobStatus.COMPLETED:
@@ -141,9 +141,9 @@ def _tell(client: Client, show: Follower, event_type: str, payload: Any) -> None
     if event_type == "job.partial":
         partial = client.result(payload["result_id"], view="requested")
         tables = ", ".join(table["title"] for table in partial.result["tables"])
-        show.note(f"{event_type:<14} stage {partial.result['stage']}: {tables}")
+        show.note(clean(f"{event_type} {partial.result['stage']}: {tables}"))
     elif event_type != "job.progress":
-        show.note(event_type)
+        show.note(clean(event_type))
 
 
 def _show_result(client: Client, job: Job) -> Result:
@@ -152,9 +152,9 @@ def _show_result(client: Client, job: Job) -> Result:
         raise DemoError("a completed job has no final result")
     dataset = result.result["dataset"]
     print(f"{dataset['rows']} rows, {dataset['columns']} columns, {len(result.result['charts'])} charts\n")
-    for table in result.result["tables"][:2]:
+    for number, table in enumerate(result.result["tables"][:2]):
+        print("\n" if number else "", end="")
         show_table(table)
-        print()
     return result
 
 

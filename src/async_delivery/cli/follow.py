@@ -32,7 +32,7 @@ def finish(
     except WaitTimeout as exc:
         raise Failed(f"{exc}; it goes on") from exc
     except KeyboardInterrupt:
-        show.note(f"no longer following; the job goes on: async-delivery watch {job_id}")
+        say(f"no longer following; the job goes on: async-delivery watch {job_id}")
         raise
 
 

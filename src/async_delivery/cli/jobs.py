@@ -65,17 +65,14 @@ def _print_event(client: Client, event: Event, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(event.raw, ensure_ascii=True), flush=True)
         return
-    payload = event.payload
-    facts = clean(" ".join(f"{name}={value}" for name, value in payload.items() if value is not None))
+    facts = dict(event.payload)
+    if event.event_type == "job.partial" and (result_id := facts.pop("result_id", None)):
+        facts["link"] = f"{client.base_url}/analyze/results/{result_id}?view=requested"
+    words = clean(" ".join(f"{name}={value}" for name, value in facts.items() if value is not None))
     print(
-        f"{event.occurred_at}  {event.event_seq:>4}  {clean(event.event_type):<20}  {facts}".rstrip(),
+        f"{clean(event.occurred_at)}  {event.event_seq:>4}  {clean(event.event_type):<20}  {words}".rstrip(),
         flush=True,
     )
-    if event.event_type == "job.partial" and payload.get("result_id"):
-        print(
-            f"      {client.base_url}/analyze/results/{clean(payload['result_id'])}?view=requested",
-            flush=True,
-        )
 
 
 @click.command()

@@ -1,12 +1,12 @@
-"""How a job is watched: a bar on a terminal, plain lines elsewhere. Both write to stderr; results go to stdout."""
+"""How a job is watched: a bar on a terminal, plain lines elsewhere; on stderr, as results go to stdout."""
 
 from __future__ import annotations
 
 import sys
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
-from async_delivery.cli.output import clean, say
+from async_delivery.cli.output import clean
 
 if TYPE_CHECKING:
     from async_delivery.client import Job
@@ -28,14 +28,15 @@ class Follower(Protocol):
         """The job as it stands now."""
 
     def note(self, line: str) -> None:
-        """A line that stays."""
+        """A line that stays; clean of what could steer a terminal."""
 
 
-def follower(*, quiet: bool = False) -> Follower:
-    """What suits stderr: a bar, lines, or nothing."""
+def follower(*, quiet: bool = False, stream: TextIO | None = None) -> Follower:
+    """What suits ``stream`` (stderr where None): a bar, lines, or nothing."""
     if quiet:
         return _Silent()
-    return _Bar() if sys.stderr.isatty() else _Lines()
+    stream = stream or sys.stderr
+    return _Bar(stream) if stream.isatty() else _Lines(stream)
 
 
 class _Silent:
@@ -60,23 +61,24 @@ class _Silent:
 class _Lines(_Silent):
     """A line for each change that a reader of a log would want."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
         self._last = ""
 
     def show(self, job: Job) -> None:
         line = describe(job)
         if line != self._last:
-            say(line)
+            self.note(line)
             self._last = line
 
     def note(self, line: str) -> None:
-        say(line)
+        print(line, file=self._stream, flush=True)
 
 
 class _Bar(_Silent):
     """One bar that first fills with the upload and then with the job."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -87,7 +89,7 @@ class _Bar(_Silent):
             TextColumn("{task.percentage:>3.0f} %", markup=False),
             TimeElapsedColumn(),
             TextColumn("{task.fields[stage]}", markup=False),
-            console=Console(stderr=True),
+            console=Console(file=stream),
         )
         self._task: Any = None
 
@@ -111,7 +113,7 @@ class _Bar(_Silent):
         )
 
     def note(self, line: str) -> None:
-        self._progress.console.print(clean(line), markup=False, highlight=False)
+        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def stage_of(job: Job) -> str:

