@@ -1,0 +1,1 @@
+"""Workers: analyses run in child processes, under supervision. Imports engine, plugins, telemetry and domain."""

@@ -1,0 +1,95 @@
+"""A running attempt as all threads of the worker see it: its fence, its lease, and what was asked of it.
+
+The slot that runs it looks after its child; the heartbeat prolongs the lease here; signals of the store ask it to
+stop. Imports engine and domain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from enum import StrEnum
+
+from async_delivery.domain.job import Fence, JobId
+from async_delivery.domain.tenant import OrgId
+from async_delivery.engine.runs import Run
+
+
+class StopReason(StrEnum):
+    """Why an attempt is stopped from outside."""
+
+    LOST = "lost"
+    CANCEL = "cancel"
+    DRAIN = "drain"
+    TIMEOUT = "timeout"
+    MEMORY = "memory"
+
+
+class Waker:
+    """Wakes one slot out of its poll, from any thread."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def wake(self) -> None:
+        """End the slot's wait, now or the next one."""
+        # The number of a closed descriptor may be somebody else's by now.
+        with self._lock:
+            if not self._closed:
+                os.eventfd_write(self.fd, 1)
+
+    def clear(self) -> None:
+        """Forget wakes that have been heard."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.fd)
+
+    def close(self) -> None:
+        """Let go of it."""
+        with self._lock:
+            self._closed = True
+            os.close(self.fd)
+
+
+class Attempt:
+    """One claimed job on its slot. Attributes are set once or only ever change one way."""
+
+    def __init__(self, run: Run, lease_until: float, waker: Waker) -> None:
+        fence = run.job.fence
+        if fence is None:
+            raise AssertionError(f"job {run.job.job_id} was claimed without a lease")
+        self.run = run
+        self.job_id: JobId = run.job.job_id
+        self.org_id: OrgId = run.job.org_id
+        self.fence: Fence = fence
+        self._waker = waker
+        self._lock = threading.Lock()
+        self._lease_until = lease_until
+        self.lost = False
+        self.cancel_requested = run.job.cancel_requested_at is not None
+        self.drain = False
+
+    def prolong(self, until: float) -> None:
+        """The lease was renewed; it holds until that instant of the monotonic clock."""
+        with self._lock:
+            self._lease_until = max(self._lease_until, until)
+
+    def held(self, now: float) -> bool:
+        """False when the lease was taken, or could not be renewed in time: write nothing any more."""
+        return not self.lost and now < self._lease_until
+
+    def ask(self, reason: StopReason) -> None:
+        """Have the attempt stopped because it is lost, canceled or drained. Repeating it changes nothing."""
+        match reason:
+            case StopReason.LOST:
+                known, self.lost = self.lost, True
+            case StopReason.CANCEL:
+                known, self.cancel_requested = self.cancel_requested, True
+            case StopReason.DRAIN:
+                known, self.drain = self.drain, True
+            case _:
+                raise AssertionError(f"{reason} is the slot's own finding")
+        if not known:
+            self._waker.wake()

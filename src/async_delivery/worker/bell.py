@@ -1,0 +1,77 @@
+"""Wakes idle slots: by a ring when a job was queued, by the clock as the truth. Standard library only."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from enum import StrEnum
+from time import monotonic
+
+_LONGEST_WAIT_SECONDS = 1.0
+_MAX_APPOINTMENTS = 1_000
+
+
+class Wake(StrEnum):
+    """Why a wait ended."""
+
+    RING = "ring"
+    POLL = "poll"
+    TICK = "tick"
+    CLOSED = "closed"
+
+
+class Bell:
+    """One for all slots of a worker.
+
+    A slot reads ``rings`` before it asks the queue and hands that number to ``wait``: a ring between the two ends
+    the wait at once, so none is lost. Each ring wakes one idle slot, and each poll is made by one of them, so that
+    a queue with one job is asked once however many slots are idle.
+    """
+
+    def __init__(self, poll_seconds: float) -> None:
+        self._poll_seconds = poll_seconds
+        self._condition = threading.Condition()
+        self._next_poll = monotonic() + poll_seconds
+        self._appointments: list[float] = []
+        self._closed = False
+        self.rings = 0
+
+    def ring(self) -> None:
+        """Something may be due."""
+        with self._condition:
+            self.rings += 1
+            self._condition.notify()
+
+    def expect(self, seconds: float) -> None:
+        """Something will be due in so many seconds."""
+        with self._condition:
+            if len(self._appointments) < _MAX_APPOINTMENTS:
+                heapq.heappush(self._appointments, monotonic() + max(0.0, seconds))
+                self._condition.notify()  # one of them must look at the clock again
+
+    def close(self) -> None:
+        """End every wait, now and later."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+
+    def wait(self, seen: int) -> Wake:
+        """Wait until there is a reason to ask the queue, or a second has passed (TICK: ask nothing, show life)."""
+        with self._condition:
+            if not self._closed and self.rings == seen and (pause := self._pause()) > 0:
+                self._condition.wait(pause)
+            if self._closed:
+                return Wake.CLOSED
+            if self.rings != seen:
+                return Wake.RING
+            if self._pause() > 0:
+                return Wake.TICK
+            now = monotonic()
+            self._next_poll = now + self._poll_seconds
+            while self._appointments and self._appointments[0] <= now:
+                heapq.heappop(self._appointments)
+            return Wake.POLL
+
+    def _pause(self) -> float:
+        due = min(self._next_poll, self._appointments[0]) if self._appointments else self._next_poll
+        return min(_LONGEST_WAIT_SECONDS, due - monotonic())

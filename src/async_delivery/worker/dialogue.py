@@ -1,0 +1,297 @@
+"""One attempt between a slot and its child: hear its frames, watch its clock and memory, stop it when asked.
+
+Nothing is written here but through ``reports``; how it ended goes back to the slot as an Ending. Imports engine
+and domain.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import signal
+from dataclasses import dataclass
+from time import monotonic
+
+from async_delivery.domain.analysis import AnalysisInfo
+from async_delivery.domain.errors import NotFoundError, UnavailableError
+from async_delivery.engine import runs
+from async_delivery.engine.runtime import Runtime
+from async_delivery.worker import ending as endings
+from async_delivery.worker import processes
+from async_delivery.worker.attempt import Attempt, StopReason, Waker
+from async_delivery.worker.context import FLAG
+from async_delivery.worker.ending import Ending
+from async_delivery.worker.forkserver import Child
+from async_delivery.worker.frames import BrokenFrameError, Frame, FrameReader, FrameTooLargeError, Tag
+from async_delivery.worker.limits import MAX_ERROR_BYTES, MAX_REPORT_BYTES, WorkerSettings
+from async_delivery.worker.output import OutputRing
+from async_delivery.worker.reports import Reports
+
+# A drain gives back what does not end, so there is little to tidy up for.
+_DRAIN_GRACE_SECONDS = 1.0
+_HANGUP_SECONDS = 1.0
+_DEATH_SECONDS = 5.0
+_SEND_SECONDS = 10.0
+_LONGEST_POLL_SECONDS = 1.0
+
+
+class ServingChild:
+    """A child with what the slot reads it by. It serves attempts of one analysis."""
+
+    def __init__(self, child: Child, info: AnalysisInfo, waker: Waker, log_bytes: int) -> None:
+        self.child = child
+        self.info = info
+        self.output = OutputRing(child.output, log_bytes)
+        self.reader = FrameReader(child.channel, self._limit)
+        self.served = 0
+        self.first_rss_bytes = 0
+        self._waker = waker
+        self._poll = select.poll()
+        for fd in (child.channel.fileno(), child.output, child.status, waker.fd):
+            self._poll.register(fd, select.POLLIN)
+        self._muted: set[int] = set()
+
+    def _limit(self, tag: Tag) -> int:
+        match tag:
+            case Tag.PROGRESS:
+                return MAX_REPORT_BYTES
+            case Tag.PARTIAL:
+                return self.info.limits.max_result_bytes + MAX_REPORT_BYTES
+            case Tag.RESULT:
+                return self.info.limits.max_result_bytes
+            case Tag.ERROR:
+                return MAX_ERROR_BYTES
+            case Tag.CANCELED:
+                return 1
+            case Tag.JOB | Tag.DESCRIPTION:
+                return 0
+
+    def wait(self, seconds: float) -> set[int]:
+        """Which of its file descriptors have something to say."""
+        # Rounded up: a wait that ends a moment early would be repeated at once, over and over.
+        ready = {fd for fd, _ in self._poll.poll(math.ceil(1000 * seconds))}
+        if self._waker.fd in ready:
+            self._waker.clear()
+        return ready
+
+    def mute(self, fd: int, muted: bool) -> None:
+        """Stop or go on listening to one of them."""
+        if muted and fd not in self._muted:
+            self._poll.unregister(fd)
+            self._muted.add(fd)
+        elif not muted and fd in self._muted:
+            self._poll.register(fd, select.POLLIN)
+            self._muted.discard(fd)
+
+    def send(self, data: bytes) -> bool:
+        """Send one order; False if the child does not take it."""
+        channel, view, until = self.child.channel, memoryview(data), monotonic() + _SEND_SECONDS
+        while view:
+            try:
+                view = view[channel.send(view) :]
+            except BlockingIOError:
+                poll = select.poll()
+                poll.register(channel, select.POLLOUT)
+                if not poll.poll(max(0, 1000 * (until - monotonic()))):
+                    return False
+            except OSError:
+                return False
+        return True
+
+    def end(self) -> bool:
+        """Kill it and close its connections; False if it would not die."""
+        return self.child.end(_DEATH_SECONDS)
+
+
+@dataclass(slots=True)
+class _Stop:
+    """A stop under way: the signals that are still to be sent, each with its instant."""
+
+    reason: StopReason
+    steps: list[tuple[float, int]]
+    give_up_at: float
+
+
+class Dialogue:
+    """One attempt on one child."""
+
+    def __init__(
+        self, rt: Runtime, settings: WorkerSettings, attempt: Attempt, serving: ServingChild, mark: int
+    ) -> None:
+        self._settings = settings
+        self._rt = rt
+        self._attempt = attempt
+        self._serving = serving
+        self._child = serving.child
+        self._mark = FLAG.pack(mark)
+        now = monotonic()
+        self._deadline = now + attempt.run.job.timeout_seconds
+        self._memory_bytes = serving.info.limits.memory_bytes
+        self._memory_at = now + settings.rss_poll_seconds if self._memory_bytes else math.inf
+        self._log_at = now + rt.policy.heartbeat_seconds
+        self._hangup_at = math.inf
+        self._reports = Reports(rt, attempt, settings.progress_interval_seconds, now)
+        self._stop: _Stop | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """True if a stop was begun, whatever came of it."""
+        return self._stop is not None
+
+    def run(self, order: bytes) -> Ending:
+        """Send the order and see it through. The child may be alive or dead afterwards."""
+        serving, child = self._serving, self._child
+        serving.output.start()
+        ending = None if serving.send(order) else self._after_exit()
+        while ending is None:
+            ready = serving.wait(self._pause())
+            if child.channel.fileno() in ready:
+                ending = self._hear()
+            if child.output in ready:
+                serving.output.read()
+            if ending is None and child.status in ready:
+                ending = self._after_exit()
+            if ending is None:
+                ending = self._tick(monotonic())
+        serving.output.drain()
+        if not self._attempt.lost:
+            self._reports.flush(monotonic())
+        return ending
+
+    def _pause(self) -> float:
+        """Seconds until something is to be done without being told."""
+        at = min(self._memory_at, self._log_at, self._hangup_at, self._reports.due_at())
+        if self._stop is None:
+            at = min(at, self._deadline)
+        else:
+            at = min(at, self._stop.give_up_at, *(step[0] for step in self._stop.steps[:1]))
+        pause = at - monotonic()
+        held_back = self._serving.output.pause_seconds()
+        self._serving.mute(self._child.output, held_back > 0 or self._serving.output.at_end)
+        if held_back > 0:
+            pause = min(pause, held_back)
+        return max(0.0, min(pause, _LONGEST_POLL_SECONDS))
+
+    def _hear(self) -> Ending | None:
+        """Take in one portion of frames."""
+        reader = self._serving.reader
+        reader.read()
+        ending = self._take_frames()
+        if ending is None and reader.at_end:
+            self._serving.mute(self._child.channel.fileno(), True)
+            self._hangup_at = monotonic() + _HANGUP_SECONDS
+        return ending
+
+    def _take_frames(self) -> Ending | None:
+        try:
+            for frame in self._serving.reader.frames():
+                if (ending := self._take(frame)) is not None:
+                    return ending
+        except FrameTooLargeError as exc:
+            if exc.tag in (Tag.RESULT, Tag.PARTIAL):
+                what = "result" if exc.tag is Tag.RESULT else "partial result"
+                return endings.of_too_large(what, exc.size, exc.limit)
+            return endings.of_breach()
+        except BrokenFrameError:
+            return endings.of_breach()
+        return None
+
+    def _take(self, frame: Frame) -> Ending | None:
+        match frame.tag:
+            case Tag.PROGRESS:
+                self._reports.progress(frame.payload)
+                return None
+            case Tag.PARTIAL:
+                return self._reports.partial(frame.payload)
+            case Tag.RESULT:
+                # Also when a stop was under way: the work is done, and is delivered.
+                return endings.of_result(frame.payload)
+            case Tag.ERROR:
+                return self._stop_ending() or endings.of_error(frame.payload, self._serving.info)
+            case Tag.CANCELED:
+                return self._stop_ending() or endings.of_unasked_cancel()
+            case Tag.JOB | Tag.DESCRIPTION:
+                return endings.of_breach()
+
+    def _stop_ending(self) -> Ending | None:
+        if self._stop is None:
+            return None
+        return endings.of_stop(self._stop.reason, self._attempt.run.job, self._serving.info)
+
+    def _after_exit(self) -> Ending:
+        """The child has ended: what it said before that counts first."""
+        reader = self._serving.reader
+        while reader.read():
+            if (ending := self._take_frames()) is not None:
+                return ending
+        status = self._child.wait(_HANGUP_SECONDS)
+        if (ending := self._stop_ending()) is not None:
+            return ending
+        return endings.of_hangup() if status is None else endings.of_exit(status, self._serving.info)
+
+    def _tick(self, now: float) -> Ending | None:
+        """What is to be done by the clock, and on request of other threads."""
+        if self._stop is None or (self._attempt.lost and self._stop.reason is not StopReason.LOST):
+            reason = self._reason_to_stop(now)
+            if reason is not None:
+                self._begin_stop(reason, now)
+        if self._stop is not None:
+            if self._too_big(now):
+                self._stop.steps = [(now, int(signal.SIGKILL))]
+            while self._stop.steps and self._stop.steps[0][0] <= now:
+                self._child.signal(self._stop.steps.pop(0)[1])
+            if now >= self._stop.give_up_at:
+                return self._stop_ending()
+        if now >= self._hangup_at:
+            return self._stop_ending() or endings.of_hangup()
+        self._reports.tick(now)
+        self._keep_log(now)
+        return None
+
+    def _reason_to_stop(self, now: float) -> StopReason | None:
+        attempt = self._attempt
+        if not attempt.held(now):
+            attempt.ask(StopReason.LOST)
+            return StopReason.LOST
+        if attempt.cancel_requested:
+            return StopReason.CANCEL
+        if attempt.drain:
+            return StopReason.DRAIN
+        if now >= self._deadline:
+            return StopReason.TIMEOUT
+        return StopReason.MEMORY if self._too_big(now) else None
+
+    def _too_big(self, now: float) -> bool:
+        """The watchdog's look at the memory of the child and all it has started, when it is time for one."""
+        if self._memory_bytes is None or now < self._memory_at:
+            return False
+        self._memory_at = now + self._settings.rss_poll_seconds
+        return processes.tree_rss_bytes(self._child.pid) > self._memory_bytes
+
+    def _begin_stop(self, reason: StopReason, now: float) -> None:
+        settings = self._settings
+        if reason in (StopReason.LOST, StopReason.MEMORY):
+            steps = [(now, int(signal.SIGKILL))]
+        else:
+            self._child.ask_to_stop(self._mark)
+            grace = settings.cancel_grace_seconds
+            if reason is StopReason.DRAIN:
+                grace = min(grace, _DRAIN_GRACE_SECONDS)
+            term_at = now + grace
+            steps = [
+                (term_at, int(signal.SIGTERM)),
+                (term_at + settings.kill_grace_seconds, int(signal.SIGKILL)),
+            ]
+        self._stop = _Stop(reason, steps, steps[-1][0] + _DEATH_SECONDS)
+
+    def _keep_log(self, now: float) -> None:
+        """Keep what was printed so far; here and not in the heartbeat, so that it cannot overtake the end's."""
+        if now < self._log_at:
+            return
+        self._log_at = now + self._rt.policy.heartbeat_seconds
+        if self._serving.output.dirty and (text := self._serving.output.text()) is not None:
+            attempt = self._attempt
+            try:
+                runs.keep_log(self._rt, attempt.org_id, attempt.job_id, attempt.fence.attempt, text)
+            except (UnavailableError, NotFoundError):
+                return  # the end of the attempt brings it again

@@ -1,0 +1,109 @@
+"""Questions to the kernel about processes, and the few flags that tie them together. Linux only.
+
+Reads /proc directly, because it is asked ten times a second for every busy child; psutil answers where the kernel
+does not list the children of a thread. Imports nothing of the house.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+import psutil
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_CHILDREN_LISTED = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+
+
+def signal_when_parent_dies(number: int) -> None:
+    """Have the kernel send this process ``number`` when the thread that made it ends. Not inherited by fork."""
+    _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def adopt_orphans() -> None:
+    """Descendants whose own parent has died become children of this process, daemons included."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def set_name(name: str) -> None:
+    """What ps and top show; 15 bytes of it."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]), 0, 0, 0)
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"prctl({option}): {os.strerror(code)}")
+
+
+def children(pid: int) -> list[int]:
+    """Processes whose parent is ``pid``, dead ones that nobody has waited for included."""
+    if not _CHILDREN_LISTED:
+        try:
+            return [child.pid for child in psutil.Process(pid).children()]
+        except psutil.NoSuchProcess:
+            return []
+    found: list[int] = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", "rb") as listing:
+                found.extend(map(int, listing.read().split()))
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below ``pid``."""
+    found: list[int] = []
+    seen = {pid}
+    todo = [pid]
+    while todo:
+        fresh = [child for child in children(todo.pop()) if child not in seen]
+        seen.update(fresh)
+        found.extend(fresh)
+        todo.extend(fresh)
+    return found
+
+
+def rss_bytes(pid: int) -> int:
+    """Resident memory of one process; 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * _PAGE_BYTES
+    except (FileNotFoundError, ProcessLookupError, IndexError):
+        return 0
+
+
+def tree_rss_bytes(pid: int) -> int:
+    """Resident memory of a process and all below it. Pages they share count for each."""
+    return rss_bytes(pid) + sum(map(rss_bytes, descendants(pid)))
+
+
+def signal_group(pid: int, number: int) -> None:
+    """Send a signal to the process group that ``pid`` leads; to ``pid`` alone while it leads none yet."""
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return
+    except PermissionError:
+        # Everything left in the group has changed its user; there is nothing more that may be done.
+        return
+
+
+def signal_name(number: int) -> str:
+    """``SIGKILL`` for 9."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,95 @@
+"""Writing what became of an attempt, for as long as its lease holds. Imports engine and domain."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import TypeVar, assert_never
+
+from async_delivery.domain.errors import ConflictError, LeaseLostError, NotFoundError, UnavailableError
+from async_delivery.domain.job import Job
+from async_delivery.engine import runs
+from async_delivery.engine.runtime import Runtime
+from async_delivery.worker.attempt import Attempt
+from async_delivery.worker.ending import Ending, EndKind
+
+T = TypeVar("T")
+
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.02, 0.5
+
+
+class UnsettledError(Exception):
+    """The store took no writes until the lease was over; nothing was written."""
+
+
+def persist(attempt: Attempt, write: Callable[[], T]) -> T:
+    """``write()``, again and again while the store is unavailable and the lease holds.
+
+    Raises UnsettledError when the lease is over, and whatever else ``write`` raises.
+    """
+    pause = _FIRST_PAUSE_SECONDS
+    while attempt.held(monotonic()):
+        try:
+            return write()
+        except UnavailableError:
+            threading.Event().wait(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+    raise UnsettledError(f"attempt {attempt.fence.attempt} of job {attempt.job_id}: the lease ended first")
+
+
+def settle(rt: Runtime, attempt: Attempt, ending: Ending, log: str | None) -> Job | None:
+    """Write the end of an attempt; the job after it, or None if it is not this worker's any more.
+
+    Raises UnsettledError.
+    """
+    try:
+        return persist(attempt, lambda: _write(rt, attempt, ending, log))
+    except (LeaseLostError, NotFoundError):
+        return None
+
+
+def give_back(rt: Runtime, attempt: Attempt) -> bool:
+    """Release an attempt whose end could not be written; the fence sees to it that nobody else's is touched.
+
+    False if the store still takes no writes.
+    """
+    try:
+        runs.release(rt, attempt.org_id, attempt.job_id, attempt.fence)
+    except (LeaseLostError, NotFoundError):
+        return True
+    except UnavailableError:
+        return False
+    return True
+
+
+def _write(rt: Runtime, attempt: Attempt, ending: Ending, log: str | None) -> Job | None:
+    where = (rt, attempt.org_id, attempt.job_id, attempt.fence)
+    match ending.kind:
+        case EndKind.COMPLETED:
+            if ending.body is None:
+                raise AssertionError("completed without a body")
+            return runs.complete(*where, ending.body, log=log)
+        case EndKind.FAILED:
+            if ending.reason is None:
+                raise AssertionError("failed without a reason")
+            return runs.fail(
+                *where,
+                ending.reason,
+                again=ending.again,
+                crashed=ending.crashed,
+                retry_after_seconds=ending.retry_after_seconds,
+                log=log,
+            )
+        case EndKind.CANCELED:
+            try:
+                return runs.confirm_cancel(*where, log=log)
+            except ConflictError:
+                # The request is not in the store after all: the job goes on elsewhere.
+                return runs.release(*where, log=log)
+        case EndKind.RELEASED:
+            return runs.release(*where, log=log)
+        case EndKind.LOST:
+            return None
+        case _:
+            assert_never(ending.kind)

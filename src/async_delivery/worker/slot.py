@@ -1,0 +1,271 @@
+"""One slot: a thread that takes the next due job, has a child run it, writes how it ended, and takes the next.
+
+Imports engine, telemetry and domain.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, perf_counter
+from typing import Any
+
+from async_delivery import telemetry
+from async_delivery.domain.analysis import AnalysisInfo, Isolation
+from async_delivery.domain.errors import NotFoundError, UnavailableError
+from async_delivery.domain.failure import FailureCode
+from async_delivery.engine import runs
+from async_delivery.engine.inputs import fetch_input
+from async_delivery.engine.runs import Run
+from async_delivery.engine.runtime import Runtime
+from async_delivery.worker import processes
+from async_delivery.worker.attempt import Attempt, Waker
+from async_delivery.worker.bell import Bell, Wake
+from async_delivery.worker.dialogue import Dialogue, ServingChild
+from async_delivery.worker.ending import Ending, EndKind, failed
+from async_delivery.worker.forkserver import ForkError, ForkServer
+from async_delivery.worker.frames import Tag, join, pack
+from async_delivery.worker.limits import WorkerSettings
+from async_delivery.worker.roster import Roster
+from async_delivery.worker.settle import UnsettledError, persist, settle
+from async_delivery.worker.workdirs import Workdirs, remove_tree
+
+_TROUBLE_PAUSE_SECONDS = 1.0
+# How much a warm child may have grown over its first attempt's start before it is replaced.
+_GROWTH_FACTOR, _GROWTH_BYTES = 2, 128 * 2**20
+# A service manager that signals the whole tree reaches the child before the server has begun to drain.
+_DRAIN_NEWS_SECONDS = 0.5
+_ENDED_FROM_OUTSIDE = frozenset({-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What all slots of a worker share."""
+
+    rt: Runtime
+    settings: WorkerSettings
+    worker_id: str
+    server: ForkServer
+    workdirs: Workdirs
+    bell: Bell
+    roster: Roster
+    draining: threading.Event
+    claims: Sequence[str] | None  # names of analyses; None: all
+
+
+class Slot:
+    """Runs on a thread of its own: ``run`` returns when the worker drains."""
+
+    def __init__(self, floor: Floor) -> None:
+        self._floor = floor
+        self._rt = floor.rt
+        self._waker = Waker()
+        self._serving: ServingChild | None = None
+        self.busy = False
+        self.turned_at = monotonic()
+
+    def run(self) -> None:
+        """Take jobs until the drain; the attempt that runs then is seen through."""
+        woken = Wake.POLL  # at the start nobody rings for what waits already
+        try:
+            while not self._floor.draining.is_set():
+                seen = self._floor.bell.rings
+                if self._take_one():
+                    if woken is Wake.POLL:
+                        # What a poll found nobody rang for; there may be more of it.
+                        self._floor.bell.ring()
+                    woken = Wake.RING
+                    continue
+                while (woken := self._floor.bell.wait(seen)) is Wake.TICK:
+                    self.turned_at = monotonic()
+        finally:
+            self._end_child("closed")
+            self._waker.close()
+
+    def _take_one(self) -> bool:
+        """One turn; False if no job was due. Nothing that happens in it ends the slot."""
+        self.turned_at = monotonic()
+        attempt = None
+        try:
+            attempt = self._claim()
+            if attempt is None:
+                return False
+            self.busy = True
+            self._floor.roster.add(attempt)
+            self._execute(attempt)
+        except Exception as exc:  # noqa: BLE001  a fault of ours must not silence the slot; it is told, and waited out
+            telemetry.emit("slot.failed", error=repr(exc), job_id=attempt.job_id if attempt else None)
+            self._end_child("fault")
+            if attempt is not None:
+                self._floor.roster.leave(attempt)
+            self._floor.draining.wait(_TROUBLE_PAUSE_SECONDS)
+        finally:
+            self.busy = False
+            if attempt is not None:
+                self._floor.roster.remove(attempt)
+        return attempt is not None
+
+    def _claim(self) -> Attempt | None:
+        floor = self._floor
+        asked_at = monotonic()
+        try:
+            claimed = runs.claim(self._rt, floor.worker_id, 1, floor.claims)
+        except UnavailableError as exc:
+            telemetry.emit("claim.failed", error=exc.message)
+            floor.draining.wait(_TROUBLE_PAUSE_SECONDS)
+            return None
+        return Attempt(claimed[0], asked_at + self._rt.policy.lease_seconds, self._waker) if claimed else None
+
+    def _execute(self, attempt: Attempt) -> None:
+        job = attempt.run.job
+        info = self._rt.catalogue.find(job.analysis)
+        if info is None or not info.available:
+            why = info.unavailable_reason if info else "it is not installed"
+            self._settle(attempt, failed(FailureCode.ANALYSIS_UNAVAILABLE, f"{job.analysis}: {why}"), None)
+            return
+        name = f"{job.job_id}-{job.attempt}"
+        workdir = self._floor.workdirs.make(name)
+        input_path = workdir.with_suffix(".input")
+        try:
+            file = self._fetch(attempt, input_path)
+            self._converse(attempt, info, workdir, file)
+        except NotFoundError:
+            self._settle(attempt, failed(FailureCode.INPUT_NOT_FOUND, "the uploaded file is gone"), None)
+        except ForkError as exc:
+            telemetry.emit("fork.failed", error=str(exc))
+            self._settle(attempt, Ending(EndKind.RELEASED), None)
+            self._floor.draining.wait(_TROUBLE_PAUSE_SECONDS)
+        finally:
+            if attempt.run.input is not None:
+                input_path.unlink(missing_ok=True)
+            if not remove_tree(workdir):
+                telemetry.emit("workdir.kept", path=str(workdir))
+
+    def _fetch(self, attempt: Attempt, path: Path) -> dict[str, Any] | None:
+        """Bring the uploaded file; the analysis reads it beside its folder, which stays empty for its own use."""
+        file = attempt.run.input
+        if file is None:
+            if attempt.run.request.input_id is not None:
+                raise NotFoundError("input")
+            return None
+
+        def fetch() -> None:
+            path.unlink(missing_ok=True)
+            fetch_input(self._rt, file, path)
+
+        persist(attempt, fetch)
+        path.chmod(0o400)
+        return {
+            "path": str(path),
+            "filename": file.filename,
+            "media_type": file.media_type,
+            "bytes": file.size_bytes,
+            "sha256": file.sha256,
+        }
+
+    def _converse(
+        self, attempt: Attempt, info: AnalysisInfo, workdir: Path, file: Mapping[str, Any] | None
+    ) -> None:
+        serving = self._child_for(info)
+        serving.served += 1
+        dialogue = Dialogue(self._rt, self._floor.settings, attempt, serving, serving.served)
+        ending = dialogue.run(self._order(attempt, info, serving, workdir, file))
+        if ending.kind is EndKind.COMPLETED:
+            # The tenant waits for this; whether the child may stay is looked at afterwards.
+            self._settle(attempt, ending, serving.output.text())
+            reason = "stopped" if dialogue.stopped else self._reason_to_end(serving)
+            if reason is not None:
+                self._end_child(reason)
+            return
+        exit_code = serving.child.exit.code if serving.child.exit else None
+        # Dead before the end is written: from then on another attempt may start.
+        self._end_child(ending.reason.code if ending.reason else str(ending.kind))
+        if (
+            exit_code in _ENDED_FROM_OUTSIDE
+            and ending.crashed
+            and self._floor.draining.wait(_DRAIN_NEWS_SECONDS)
+        ):
+            ending = Ending(EndKind.RELEASED)
+        self._settle(attempt, ending, serving.output.text())
+
+    def _order(
+        self,
+        attempt: Attempt,
+        info: AnalysisInfo,
+        serving: ServingChild,
+        workdir: Path,
+        file: Mapping[str, Any] | None,
+    ) -> bytes:
+        run: Run = attempt.run
+        root = self._floor.settings.data_root
+        head = {
+            "run": serving.served,
+            "first": serving.served == 1,
+            "source": info.source,
+            "job_id": run.job.job_id,
+            "attempt": run.job.attempt,
+            "query": run.request.query,
+            "timeout_seconds": run.job.timeout_seconds,
+            "max_result_bytes": info.limits.max_result_bytes,
+            "workdir": str(workdir),
+            "data_root": str(root) if root else None,
+            "fault_injection": self._rt.policy.fault_injection,
+            "input": file,
+        }
+        return pack(Tag.JOB, join(head, run.request.params_json))
+
+    def _child_for(self, info: AnalysisInfo) -> ServingChild:
+        """The warm child, if it serves this analysis and lives; else a new one. Raises ForkError."""
+        if self._serving is not None:
+            if self._serving.info is info and self._serving.child.wait(0) is None:
+                return self._serving
+            self._end_child("other analysis" if self._serving.info is not info else "died idle")
+        began = perf_counter()
+        child = self._floor.server.fork(
+            {
+                "task": "serve",
+                "name": info.name,
+                "memory_bytes": info.limits.memory_bytes,
+                "nice": self._floor.settings.child_nice,
+            }
+        )
+        self._serving = ServingChild(child, info, self._waker, self._floor.settings.log_bytes)
+        self._serving.first_rss_bytes = processes.rss_bytes(child.pid)
+        telemetry.emit("child.started", analysis=info.name, pid=child.pid, seconds=perf_counter() - began)
+        return self._serving
+
+    def _reason_to_end(self, serving: ServingChild) -> str | None:
+        """Why a child must not serve another attempt after a success; None if it may."""
+        if serving.info.isolation is not Isolation.WARM:
+            return "fresh"
+        if serving.served >= self._floor.settings.max_attempts_per_child:
+            return "served"
+        if not serving.reader.empty or serving.child.wait(0) is not None:
+            return "broken"
+        pid, first = serving.child.pid, serving.first_rss_bytes
+        if processes.children(pid):
+            return "left processes"
+        if processes.rss_bytes(pid) > max(_GROWTH_FACTOR * first, first + _GROWTH_BYTES):
+            return "grown"
+        return None
+
+    def _end_child(self, reason: str) -> None:
+        serving, self._serving = self._serving, None
+        if serving is None:
+            return
+        dead = serving.end()
+        telemetry.emit(
+            "child.ended", analysis=serving.info.name, reason=reason, attempts=serving.served, dead=dead
+        )
+
+    def _settle(self, attempt: Attempt, ending: Ending, log: str | None) -> None:
+        try:
+            job = settle(self._rt, attempt, ending, log)
+        except UnsettledError:
+            self._floor.roster.leave(attempt)
+            return
+        if job is not None and job.due_at is not None and not job.status.terminal:
+            self._floor.bell.expect((job.due_at - self._rt.clock.now()).total_seconds())

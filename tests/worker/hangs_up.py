@@ -1,0 +1,5 @@
+"""A module that cannot be imported because it exits."""
+
+import sys
+
+sys.exit("not today")
