@@ -112,6 +112,20 @@ def test_a_report_that_says_nothing_new_changes_nothing() -> None:
     assert lifecycle.progress(job, fence, 0.0, None, None, LATER, ids()) is None
 
 
+def test_a_message_belongs_to_its_stage_and_goes_with_it() -> None:
+    job, fence = running_job()
+    reading = lifecycle.progress(job, fence, 10, "load", "reading", LATER, ids())
+    assert reading is not None
+
+    same = lifecycle.progress(reading.job, fence, 20, "load", None, LATER, ids())
+    next_stage = lifecycle.progress(reading.job, fence, 20, "count", None, LATER, ids())
+
+    assert same is not None
+    assert same.job.message == "reading"
+    assert next_stage is not None
+    assert (next_stage.job.stage, next_stage.job.message) == ("count", None)
+
+
 def test_a_retryable_failure_goes_back_to_the_queue_with_full_jitter() -> None:
     job, fence = running_job()
 

@@ -180,6 +180,13 @@ def _percent(job: Job, percent: float | None) -> float:
     return max(job.progress_percent, round(min(100.0, max(0.0, percent)), 1))
 
 
+def _reported(job: Job, percent: float | None, stage: str | None, message: str | None) -> dict[str, Any]:
+    """The fields that a report sets. A message belongs to its stage and goes with it."""
+    if message is None and stage in (None, job.stage):
+        message = job.message
+    return {"progress_percent": _percent(job, percent), "stage": stage or job.stage, "message": message}
+
+
 def progress(
     job: Job,
     fence: Fence,
@@ -191,13 +198,17 @@ def progress(
 ) -> Change | None:
     """Take over what the analysis says of itself. None if nothing changed. Raises LeaseLostError."""
     _guard(job, fence)
-    after = (_percent(job, percent), stage or job.stage, message if message is not None else job.message)
-    if after == (job.progress_percent, job.stage, job.message):
+    after = _reported(job, percent, stage, message)
+    if all(getattr(job, name) == value for name, value in after.items()):
         return None
     draft = _Draft(job, job, now, new_id)
-    draft.move(job.status, progress_percent=after[0], stage=after[1], message=after[2])
+    draft.move(job.status, **after)
     draft.say(
-        EventType.PROGRESS, ActorType.WORKER, progress_percent=after[0], stage=after[1], attempt=job.attempt
+        EventType.PROGRESS,
+        ActorType.WORKER,
+        progress_percent=draft.job.progress_percent,
+        stage=draft.job.stage,
+        attempt=job.attempt,
     )
     return draft.done()
 
@@ -238,9 +249,7 @@ def publish_partial(
         result_id=kept.result.result_id,
         result_seq=kept.result.result_seq,
         partial_count=job.partial_count + 1,
-        progress_percent=_percent(job, percent),
-        stage=stage or job.stage,
-        message=message if message is not None else job.message,
+        **_reported(job, percent, stage, message),
     )
     draft.say(
         EventType.PARTIAL,
