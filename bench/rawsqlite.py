@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -46,23 +46,25 @@ def open_raw(path: Path, schema: Sequence[str]) -> sqlite3.Connection:
 
 
 class GroupCommit:
-    """One thread that commits all writes that wait in one transaction, then tells their writers."""
+    """One thread that commits all writes that wait in one transaction, then tells their writers on ``loop``."""
 
     def __init__(self, connection: sqlite3.Connection, loop: asyncio.AbstractEventLoop) -> None:
         self._connection, self._loop = connection, loop
         self._queue: SimpleQueue[tuple[Write, asyncio.Future[None]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="raw-writer", daemon=True)
         self.commits = 0
-        self._ended: Future[None] = Future()
-        threading.Thread(target=self._run, name="raw-writer", daemon=True).start()
+        self._thread.start()
 
     def put(self, write: Write) -> asyncio.Future[None]:
+        """On the loop's thread; the future is done after the commit."""
         future: asyncio.Future[None] = self._loop.create_future()
         self._queue.put((write, future))
         return future
 
     def close(self) -> None:
+        """Finish what was put; the connection is free afterwards."""
         self._queue.put(None)
-        self._ended.result(timeout=60)
+        self._thread.join()
 
     def _run(self) -> None:
         ended = False
@@ -76,67 +78,67 @@ class GroupCommit:
                 except Empty:
                     break
             ended = item is None
-            try:
+            if batch:
                 self._commit(batch)
-            except Exception as exc:  # noqa: BLE001 - whatever it is, those who wait have to hear of it
-                self._loop.call_soon_threadsafe(self._break, batch, exc)
-        self._ended.set_result(None)
 
     def _commit(self, batch: list[tuple[Write, asyncio.Future[None]]]) -> None:
-        if not batch:
-            return
         execute = self._connection.execute
-        execute("BEGIN IMMEDIATE")
-        for write, _ in batch:
-            for statement, values in write:
-                execute(statement, values)
-        execute("COMMIT")
-        self.commits += 1
-        self._loop.call_soon_threadsafe(self._tell, batch)
+        failed: sqlite3.Error | None = None
+        try:
+            execute("BEGIN IMMEDIATE")
+            for write, _ in batch:
+                for statement, values in write:
+                    execute(statement, values)
+            execute("COMMIT")
+            self.commits += 1
+        except sqlite3.Error as exc:
+            failed = exc
+        # A loop that has been closed was interrupted: nobody waits any more.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(_tell, batch, failed)
 
-    @staticmethod
-    def _tell(batch: list[tuple[Write, asyncio.Future[None]]]) -> None:
-        for _, future in batch:
+
+def _tell(batch: list[tuple[Write, asyncio.Future[None]]], failed: sqlite3.Error | None) -> None:
+    for _, future in batch:
+        if future.done():
+            continue
+        if failed is None:
             future.set_result(None)
-
-    @staticmethod
-    def _break(batch: list[tuple[Write, asyncio.Future[None]]], exc: BaseException) -> None:
-        for _, future in batch:
-            if not future.done():
-                future.set_exception(exc)
+        else:
+            future.set_exception(failed)
 
 
 def group_commit(path: Path, schema: Sequence[str], writes: Sequence[Write], *, writers: int = 16) -> Raw:
     """``writers`` writers at once, each waiting until its write is durable before it comes with the next one."""
     import uvloop
 
-    async def run() -> Raw:
-        group = GroupCommit(connection, asyncio.get_running_loop())
-        left = iter(writes)
-
-        async def one() -> None:
-            for write in left:
-                await group.put(write)
-
-        begin, cpu = time.perf_counter(), time.process_time()
-        await asyncio.gather(*(one() for _ in range(writers)))
-        took, cpu = time.perf_counter() - begin, time.process_time() - cpu
-        group.close()
-        return Raw(len(writes), took, cpu, group.commits)
-
     connection = open_raw(path, schema)
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(run())
-    finally:
-        connection.close()
+    with closing(connection), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        group = GroupCommit(connection, runner.get_loop())
+        try:
+            # Also when interrupted: a connection must not be closed while its thread uses it.
+            return runner.run(_write_all(group, writes, writers))
+        finally:
+            group.close()
+
+
+async def _write_all(group: GroupCommit, writes: Sequence[Write], writers: int) -> Raw:
+    left = iter(writes)
+
+    async def one() -> None:
+        for write in left:
+            await group.put(write)
+
+    begin, cpu = time.perf_counter(), time.process_time()
+    await asyncio.gather(*(one() for _ in range(writers)))
+    took, cpu = time.perf_counter() - begin, time.process_time() - cpu
+    return Raw(len(writes), took, cpu, group.commits)
 
 
 def one_by_one(path: Path, schema: Sequence[str], writes: Sequence[Write]) -> list[float]:
     """Each write in a durable transaction of its own, one after the other; the seconds that each took."""
-    connection = open_raw(path, schema)
-    try:
-        took = []
+    took = []
+    with closing(open_raw(path, schema)) as connection:
         for write in writes:
             begin = time.perf_counter()
             connection.execute("BEGIN IMMEDIATE")
@@ -144,6 +146,4 @@ def one_by_one(path: Path, schema: Sequence[str], writes: Sequence[Write]) -> li
                 connection.execute(statement, values)
             connection.execute("COMMIT")
             took.append(time.perf_counter() - begin)
-        return took
-    finally:
-        connection.close()
+    return took

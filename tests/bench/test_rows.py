@@ -3,6 +3,8 @@
 import sqlite3
 from pathlib import Path
 
+import pytest
+
 from bench import rawsqlite, rows
 
 SCHEMA = """
@@ -70,6 +72,14 @@ def test_the_raw_floor_keeps_every_write_and_commits_in_groups(tmp_path: Path) -
     assert done.writes == 400
     assert 400 / 16 <= done.commits <= 400
     assert done.per_second > 0
+
+
+def test_a_write_that_fails_fails_the_measurement(tmp_path: Path) -> None:
+    found = sampled(tmp_path / "store.sqlite3")
+    same = rows.writes(found, 1) * 2
+
+    with pytest.raises(sqlite3.IntegrityError):
+        rawsqlite.group_commit(tmp_path / "raw.sqlite3", found.schema, same, writers=1)
 
 
 def test_one_by_one_times_each_durable_write(tmp_path: Path) -> None:
