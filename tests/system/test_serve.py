@@ -21,7 +21,6 @@ from async_delivery import __version__
 from async_delivery.wiring.protocol import MAX_HEAD_BYTES
 from tests.system.live import COMMAND, DEADLINE_SECONDS, LiveServer, eventually, run_command
 
-
 pytestmark = pytest.mark.slow
 
 

@@ -14,8 +14,17 @@ from urllib.parse import urlsplit
 import httpx2
 
 from async_delivery.client.errors import ConnectionFailed, Unavailable, WaitTimeout
-from async_delivery.client.values import Event, Job, JobPage, Result, Submitted, job_from
-from async_delivery.client.wire import Told, first_line, job_of, object_of, refusal_of, segment
+from async_delivery.client.values import (
+    Event,
+    Job,
+    JobPage,
+    Result,
+    Submitted,
+    events_from,
+    job_from,
+    result_from,
+)
+from async_delivery.client.wire import Told, decoded, first_line, job_of, refusal_of, segment
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8080"
 # One long poll; the server holds an answer for at most 60 s.
@@ -69,11 +78,11 @@ class Client:
 
     def health(self) -> Mapping[str, Any]:
         """The body of ``GET /health``."""
-        return object_of(self._read("/health"))
+        return decoded(self._read("/health"), dict)
 
     def analyses(self) -> Sequence[Mapping[str, Any]]:
         """The catalogue."""
-        return list(object_of(self._read("/analyses"))["analyses"])
+        return decoded(self._read("/analyses"), lambda body: list(body["analyses"]))
 
     def submit(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> Submitted:
         """Submit ``request`` (the body of ``POST /analyze``) and return once it is accepted."""
@@ -118,8 +127,10 @@ class Client:
         asked += [("status", status) for status in statuses]
         asked += [(f"label.{key}", value) for key, value in (labels or {}).items()]
         asked += [(name, value) for name, value in (("analysis", analysis), ("cursor", cursor)) if value]
-        body = object_of(self._read("/analyze/jobs", params=asked))
-        return JobPage(tuple(job_from(raw) for raw in body["jobs"]), body.get("next_cursor"))
+        return decoded(
+            self._read("/analyze/jobs", params=asked),
+            lambda body: JobPage(tuple(job_from(raw) for raw in body["jobs"]), body.get("next_cursor")),
+        )
 
     def changes(self, job_id: str, *, timeout_seconds: float | None = None) -> Iterator[Job]:
         """The job as it stands, then each state in which it was seen to change, the terminal one last.
@@ -163,33 +174,20 @@ class Client:
 
     def events(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
         """All events with event_seq > ``after``, ascending, page by page."""
-        while True:
-            page = object_of(self._read(f"/analyze/jobs/{segment(job_id)}/events", params={"after": after}))[
-                "events"
-            ]
-            for raw in page:
-                yield Event(raw["event_seq"], raw["event_type"], raw["occurred_at"], raw["payload_json"], raw)
-            if not page:
-                return
-            after = page[-1]["event_seq"]
+        path = f"/analyze/jobs/{segment(job_id)}/events"
+        while page := decoded(self._read(path, params={"after": after}), events_from):
+            yield from page
+            after = page[-1].event_seq
 
     def results(self, job_id: str) -> Sequence[Mapping[str, Any]]:
         """What snapshots the job has, ascending by result_seq, without their bodies."""
-        return list(object_of(self._read(f"/analyze/jobs/{segment(job_id)}/results"))["results"])
+        answer = self._read(f"/analyze/jobs/{segment(job_id)}/results")
+        return decoded(answer, lambda body: list(body["results"]))
 
     def result(self, result_id: str, *, view: str = "latest") -> Result:
         """A snapshot. Raises ResultExpired, NotFound."""
         answer = self._read(f"/analyze/results/{segment(result_id)}", params={"view": view})
-        raw = object_of(answer)
-        return Result(
-            raw["result_id"],
-            raw["job_id"],
-            raw["result_kind"],
-            raw["is_final"],
-            raw["result"],
-            raw,
-            answer.content,
-        )
+        return decoded(answer, lambda body: result_from(body, answer.content))
 
     def notifications(
         self, job_id: str, *, channel: str | None = None, limit: int = 50
@@ -197,7 +195,7 @@ class Client:
         """The job's notifications, newest first."""
         asked = {"limit": limit, **({"channel": channel} if channel else {})}
         path = f"/analyze/jobs/{segment(job_id)}/notifications"
-        return list(object_of(self._read(path, params=asked))["notifications"])
+        return decoded(self._read(path, params=asked), lambda body: list(body["notifications"]))
 
     def cancel(self, job_id: str, *, reason: str | None = None) -> Job:
         """Cancel the job, or ask its worker to; the job as it stands afterwards."""
@@ -239,8 +237,8 @@ class Client:
         return headers
 
     def _submitted(self, answer: httpx2.Response) -> Submitted:
-        raw = object_of(answer)
-        return Submitted(job_from(raw["job"]), answer.headers.get("Idempotency-Replayed") == "true", raw)
+        replayed = answer.headers.get("Idempotency-Replayed") == "true"
+        return decoded(answer, lambda body: Submitted(job_from(body["job"]), replayed, body))
 
     def _read(self, path: str, **asked: Any) -> httpx2.Response:
         return self._send("GET", path, again=True, **asked)

@@ -80,8 +80,11 @@ class JobPage:
     next_cursor: str | None
 
 
+# Each of these raises KeyError, TypeError or ValueError for JSON of another form.
+
+
 def job_from(raw: Mapping[str, Any], etag: str | None = None) -> Job:
-    """The job of an answer's JSON. Raises KeyError, ValueError if it is none."""
+    """The job of an answer's JSON."""
     return Job(
         job_id=raw["job_id"],
         analysis=raw["analysis"],
@@ -102,4 +105,25 @@ def job_from(raw: Mapping[str, Any], etag: str | None = None) -> Job:
         labels=raw.get("labels") or {},
         raw=raw,
         etag=etag,
+    )
+
+
+def events_from(body: Mapping[str, Any]) -> list[Event]:
+    """The events of a page."""
+    return [
+        Event(each["event_seq"], each["event_type"], each["occurred_at"], each["payload_json"], each)
+        for each in body["events"]
+    ]
+
+
+def result_from(body: Mapping[str, Any], content: bytes) -> Result:
+    """The snapshot of a permalink's answer, whose bytes are ``content``."""
+    return Result(
+        result_id=body["result_id"],
+        job_id=body["job_id"],
+        result_kind=body["result_kind"],
+        is_final=body["is_final"],
+        result=body["result"],
+        raw=body,
+        body=content,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -12,19 +12,25 @@ import httpx2
 from async_delivery.client.errors import KINDS, ApiError, ClientError, ResultExpired
 from async_delivery.client.values import Job, job_from
 
+T = TypeVar("T")
 
-def object_of(answer: httpx2.Response) -> dict[str, Any]:
+
+def decoded(answer: httpx2.Response, make: Callable[[dict[str, Any]], T]) -> T:
+    """What ``make`` makes of the answer's JSON object. Raises ClientError if it is not this service's."""
     try:
         body = answer.json()
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        raise ClientError(f"{answer.url} does not answer as an Async Delivery server would")
-    return body
+        if not isinstance(body, dict):
+            raise TypeError("no JSON object")
+        return make(body)
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise ClientError(
+            f"{answer.url} does not answer as an Async Delivery server would ({type(exc).__name__}: {exc})"
+        ) from exc
 
 
 def job_of(answer: httpx2.Response) -> Job:
-    return job_from(object_of(answer)["job"], answer.headers.get("ETag"))
+    """The job of an answer that shows one."""
+    return decoded(answer, lambda body: job_from(body["job"], answer.headers.get("ETag")))
 
 
 def refusal_of(answer: httpx2.Response) -> ApiError:
