@@ -434,3 +434,11 @@ def dices() -> float:
     import random
 
     return random.random()
+
+
+@analysis("hums")
+def hums(*, context: Context) -> None:
+    """Prints now and then."""
+    while not context.canceled:
+        print("still here")
+        time.sleep(0.05)

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
+
 from async_delivery import telemetry
 from async_delivery.domain.analysis import AnalysisInfo
 from async_delivery.domain.errors import UnavailableError
@@ -49,6 +51,14 @@ def eventually(condition: Callable[[], T], what: str, seconds: float = DEADLINE_
             raise AssertionError(f"after {seconds:g} s: {what}")
         time.sleep(0.005)
     return found
+
+
+def alive(pid: int) -> bool:
+    """True while the process runs; a dead one that nobody has waited for yet does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class MoodyStore:

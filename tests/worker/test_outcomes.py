@@ -17,7 +17,7 @@ from async_delivery.domain.failure import RetryHint
 from async_delivery.domain.job import Job, JobStatus
 from async_delivery.engine import inputs
 from async_delivery.worker import limits, reports
-from tests.worker.support import ORG, World, eventually
+from tests.worker.support import ORG, World, alive, eventually
 
 
 def failed(job: Job) -> tuple[str, str, bool]:
@@ -308,7 +308,7 @@ def test_a_daemon_that_an_analysis_leaves_ends_with_its_attempt(world: World, th
     done = world.ended(job)
 
     assert done.status is (JobStatus.COMPLETED if then == "complete" else JobStatus.FAILED)
-    eventually(lambda: not psutil.pid_exists(daemon), "the daemon lives on")
+    eventually(lambda: not alive(daemon), "the daemon lives on")
 
 
 def test_a_flood_of_output_keeps_its_end_and_says_how_much_is_gone(world: World) -> None:

@@ -30,6 +30,7 @@ from async_delivery.worker.output import clean
 from async_delivery.worker.settle import UnsettledError, persist
 
 _NOTHING = Report()
+_WORDS = ("percent", "stage", "message")
 _UNAVAILABLE_PAUSE_SECONDS = 1.0
 
 
@@ -42,21 +43,21 @@ class Reports:
         self._interval = interval_seconds
         self._began = now
         self._next_at = now
-        self._heard: bytes | None = None
+        self._heard: dict[str, Any] = {}
         self._told = _NOTHING
         self._partials = attempt.run.job.partial_count
 
     def progress(self, payload: bytes) -> None:
-        """Note a report; it is not even parsed before it is stored."""
-        self._heard = payload
+        """Note a report. What it does not say stays as it was said before."""
+        self._heard.update(_document(payload))
 
     def due_at(self) -> float:
         """When ``tick`` has something to do."""
-        return math.inf if self._heard is None else self._next_at
+        return self._next_at if self._heard else math.inf
 
     def tick(self, now: float) -> None:
         """Store the newest report if its time has come."""
-        if self._heard is not None and now >= self._next_at:
+        if self._heard and now >= self._next_at:
             self._next_at = now + progress_pause_seconds(self._interval, now - self._began)
             self.flush(now)
 
@@ -81,7 +82,7 @@ class Reports:
         head, data = split(payload)
         if not is_json(data):
             return failed("result_not_serializable", "the child sent a partial result that is no JSON")
-        heard, said = self._take(), _report(head)
+        heard, said = self._take(), _report(_document(head))
         report = replace(
             heard,
             percent=heard.percent if said.percent is None else said.percent,
@@ -102,18 +103,21 @@ class Reports:
         return None
 
     def _take(self) -> Report:
-        heard, self._heard = self._heard, None
-        return _NOTHING if heard is None else _report(heard)
+        heard, self._heard = self._heard, {}
+        return _report(heard)
 
 
-def _report(payload: bytes) -> Report:
-    """What a child said, made fit to be kept; what makes no sense is left out."""
+def _document(payload: bytes) -> dict[str, Any]:
+    """The words a report may have, whatever else is in it; none if it is no report."""
     try:
         document: Any = orjson.loads(payload)
     except orjson.JSONDecodeError:
-        return _NOTHING
-    if not isinstance(document, dict):
-        return _NOTHING
+        return {}
+    return {word: document[word] for word in _WORDS if word in document} if isinstance(document, dict) else {}
+
+
+def _report(document: Mapping[str, Any]) -> Report:
+    """What a child said, made fit to be kept; what makes no sense is left out."""
     percent = document.get("percent")
     if isinstance(percent, bool) or not isinstance(percent, int | float):
         percent = None

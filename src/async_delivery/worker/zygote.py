@@ -54,10 +54,11 @@ def main(control_fd: int, parent_pid: int) -> None:
     # What is here now is shared with every child; the collector must not copy it by touching it.
     gc.collect()
     gc.freeze()
+    zygote = _Zygote(control, parent_pid)
     control.send(READY)
     # From here on the loop is always at hand, and tidies up before it ends.
     processes.signal_when_parent_dies(signal.SIGTERM)
-    _Zygote(control, parent_pid).serve()
+    zygote.serve()
     # Libraries that were imported for the children need no farewell here, and some are noisy about it.
     os._exit(0)
 
@@ -77,13 +78,14 @@ class _Zygote:
         self._children: dict[int, int] = {}  # pid -> where to report its end
         self._strays = False
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-
-    def serve(self) -> None:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, lambda *_: None)  # the wakeup fd tells the loop
         # A service manager or a terminal may signal the whole tree; when to end is the serving process's word.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def serve(self) -> None:
+        """Until the serving process is gone; then end everything below."""
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)

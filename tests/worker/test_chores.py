@@ -1,0 +1,84 @@
+"""Chores: one function each, run at intervals, and no fault ends the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from async_delivery import telemetry
+from async_delivery.engine import inputs, runs
+from async_delivery.engine.runtime import Runtime
+from async_delivery.worker.chores import Chore, Chores, prune, prune_chore, rescue_chore
+from tests.worker.support import ORG, World, eventually
+
+
+@pytest.fixture
+def still(make_world: Any) -> World:
+    """A world whose worker was not started."""
+    world: World = make_world()
+    return world
+
+
+@pytest.fixture
+def facts() -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    heard: list[tuple[str, dict[str, Any]]] = []
+    detach = telemetry.attach(lambda name, values: heard.append((name, values)))
+    yield heard
+    detach()
+
+
+def test_rescue_takes_back_what_a_lost_worker_held_and_spares_the_living(still: World) -> None:
+    lost, held = still.submit("fine"), still.submit("fine")
+    runs.claim(still.rt, "w-dead", 1)
+    runs.claim(still.rt, "w-living", 1)
+    chore = rescue_chore(still.rt, lambda: ["w-living"])
+
+    report = chore.run_once(still.rt, still.rt.clock.now())
+
+    assert report == type(report)(rescued=1)  # type: ignore[call-arg]
+    statuses = sorted(str(still.job(job).status) for job in (lost, held))
+    assert statuses == ["queued", "running"]
+    assert chore.interval_seconds == still.rt.policy.lease_seconds / 2
+
+
+def test_prune_deletes_uploads_that_no_job_names_after_a_day(still: World) -> None:
+    now = still.rt.clock.now()
+    inputs.keep_input(still.rt, ORG, "data.csv", None, [b"a,b\n"], 1000)
+
+    early = prune(still.rt, now + timedelta(hours=23))
+    late = prune(still.rt, now + timedelta(hours=25))
+    again = prune(still.rt, now + timedelta(hours=25))
+
+    assert sum(early.pruned.values()) == 0
+    assert sum(late.pruned.values()) > 0
+    assert sum(again.pruned.values()) == 0
+    assert prune_chore().run_once(still.rt, now) == early
+
+
+def test_a_chore_that_fails_runs_again_and_does_not_hold_up_the_others(
+    still: World, facts: list[tuple[str, dict[str, Any]]]
+) -> None:
+    ran: list[str] = []
+
+    def breaks(rt: Runtime, now: datetime) -> None:
+        ran.append("breaks")
+        raise ValueError("as asked")
+
+    def works(rt: Runtime, now: datetime) -> int:
+        ran.append("works")
+        return 1
+
+    chores = Chores(still.rt, [Chore("breaks", 0.02, breaks), Chore("works", 0.02, works)])
+
+    chores.start()
+    eventually(lambda: ran.count("breaks") >= 3 and ran.count("works") >= 3, "the loop stands still")
+    chores.close()
+    chores.close()
+
+    assert ("chore.failed", "breaks") in [(name, values.get("chore")) for name, values in facts]
+    assert ("chore.finished", 1) in [(name, values.get("report")) for name, values in facts]
+    count = len(ran)
+    assert len(ran) == count

@@ -1,0 +1,204 @@
+"""The parts that need no process: frames, captured output, the bell, endings."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from time import monotonic
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from async_delivery.worker.bell import Bell, Wake
+from async_delivery.worker.frames import (
+    BrokenFrameError,
+    FrameReader,
+    FrameTooLargeError,
+    Tag,
+    join,
+    pack,
+    receive,
+    split,
+)
+from async_delivery.worker.limits import WorkerSettings, progress_pause_seconds
+from async_delivery.worker.output import OutputRing, clean
+
+
+# ---------------------------------------------------------------- frames
+@given(st.lists(st.binary(max_size=300), max_size=8), st.integers(1, 50))
+def test_frames_come_out_as_they_went_in_however_the_bytes_are_cut(payloads: list[bytes], step: int) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        reader = FrameReader(ours, lambda tag: 1000)
+        data = b"".join(pack(Tag.RESULT, payload) for payload in payloads)
+        got = []
+        for start in range(0, len(data), step):
+            theirs.sendall(data[start : start + step])
+            reader.read()
+            got += [frame.payload for frame in reader.frames()]
+
+    assert got == payloads
+    assert reader.empty
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_either_frames_or_refused(data: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        reader = FrameReader(ours, lambda tag: 50)
+        theirs.sendall(data or b"\0")
+        reader.read()
+        try:
+            for frame in reader.frames():
+                assert len(frame.payload) <= 50
+        except (BrokenFrameError, FrameTooLargeError):
+            return
+
+
+def test_a_frame_beyond_its_limit_is_refused_before_it_is_read() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        reader = FrameReader(ours, lambda tag: 10)
+        theirs.sendall(pack(Tag.RESULT, b"x" * 11)[:5])
+        reader.read()
+
+        with pytest.raises(FrameTooLargeError) as caught:
+            list(reader.frames())
+
+    assert (caught.value.tag, caught.value.size, caught.value.limit) == (Tag.RESULT, 11, 10)
+
+
+def test_a_child_hears_the_end_of_its_parent_as_the_end_of_orders() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        ours.sendall(pack(Tag.JOB, join({"a": 1}, b"body")) + pack(Tag.JOB, b"cut")[:6])
+        ours.close()
+        first, second = receive(theirs), receive(theirs)
+
+    assert first is not None
+    assert split(first.payload) == (b'{"a": 1}', b"body")
+    assert second is None
+
+
+@pytest.mark.parametrize("payload", [b"", b"\0\0\0", b"\0\0\0\5abc"])
+def test_a_payload_that_is_shorter_than_it_says_is_refused(payload: bytes) -> None:
+    with pytest.raises(BrokenFrameError):
+        split(payload)
+
+
+# ---------------------------------------------------------------- output
+@given(st.binary(max_size=400))
+def test_captured_output_is_printable_text_whatever_was_printed(data: bytes) -> None:
+    text = clean(data)
+
+    text.encode("utf-8")
+    assert not any(ord(char) < 32 and char not in "\n\t" for char in text)
+    assert "\x7f" not in text
+
+
+def test_only_the_end_of_the_output_is_kept_and_the_rest_is_counted() -> None:
+    read, write = os.pipe2(os.O_NONBLOCK)
+    ring = OutputRing(read, keep_bytes=100)
+    for number in range(50):
+        os.write(write, f"line {number:04}\n".encode())
+        ring.drain()
+
+    text = ring.text()
+
+    assert text is not None
+    first, *rest = text.splitlines()
+    assert first == "[400 bytes before this were dropped]"
+    assert rest[-1] == "line 0049"
+    assert len("\n".join(rest)) == 99
+    ring.start()
+    assert ring.text() is None
+    os.close(write)
+    ring.drain()
+    assert ring.at_end
+    os.close(read)
+
+
+def test_output_without_end_is_read_no_faster_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    from async_delivery.worker import output
+
+    monkeypatch.setattr(output, "OUTPUT_BYTES_PER_SECOND", 1000)
+    read, write = os.pipe2(os.O_NONBLOCK)
+    ring = OutputRing(read, keep_bytes=100)
+    os.write(write, b"x" * 5000)
+
+    assert ring.read()
+    os.write(write, b"y" * 5000)
+
+    assert ring.pause_seconds() == 0 or not ring.read()
+    os.close(write)
+    os.close(read)
+
+
+# ---------------------------------------------------------------- bell
+def test_a_ring_before_the_wait_ends_it_at_once() -> None:
+    bell = Bell(poll_seconds=60)
+    seen = bell.rings
+    bell.ring()
+
+    assert bell.wait(seen) is Wake.RING
+
+
+def test_a_poll_is_made_by_one_waiter_only() -> None:
+    bell = Bell(poll_seconds=0.05)
+    woken: list[Wake] = []
+    threads = [threading.Thread(target=lambda: woken.append(bell.wait(0))) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert woken.count(Wake.POLL) == 1
+    assert woken.count(Wake.TICK) == 4
+
+
+def test_an_appointment_is_kept_to_the_moment() -> None:
+    bell = Bell(poll_seconds=60)
+    began = monotonic()
+    threading.Thread(target=lambda: bell.expect(0.1)).start()
+
+    while (woken := bell.wait(0)) is Wake.TICK:
+        pass
+
+    assert woken is Wake.POLL
+    assert 0.1 <= monotonic() - began < 1.0
+
+
+def test_a_closed_bell_ends_every_wait() -> None:
+    bell = Bell(poll_seconds=60)
+    woken: list[Wake] = []
+    threads = [threading.Thread(target=lambda: woken.append(bell.wait(0))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+
+    bell.close()
+    for thread in threads:
+        thread.join()
+
+    assert woken == [Wake.CLOSED] * 3
+    assert bell.wait(0) is Wake.CLOSED
+
+
+# ---------------------------------------------------------------- limits
+def test_days_of_progress_are_fewer_than_a_thousand_events() -> None:
+    at, events = 0.0, 0
+    while at < 86_400:
+        at += progress_pause_seconds(0.5, at)
+        events += 1
+
+    assert events < 1000
+
+
+def test_a_worker_without_slots_is_refused(tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match="slots"):
+        WorkerSettings(slots=0, work_root=tmp_path)

@@ -1,0 +1,104 @@
+"""Which child serves which attempt: warm ones again after a success, all others never."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psutil
+import pytest
+
+from async_delivery.domain.job import JobStatus
+from tests.worker.support import World, alive, eventually
+
+
+@pytest.fixture
+def one(make_world: Any) -> World:
+    """A worker with one slot."""
+    world: World = make_world(slots=1)
+    return world.start()
+
+
+def test_a_warm_child_serves_the_next_attempt_after_a_success(one: World) -> None:
+    pids = {one.output("fine")["pid"] for _ in range(5)}
+
+    assert len(pids) == 1
+
+
+def test_a_fresh_analysis_gets_a_child_of_its_own_each_time(one: World) -> None:
+    pids = [one.output("fine-fresh")["pid"] for _ in range(3)]
+
+    assert len(set(pids)) == 3
+    eventually(lambda: not any(map(alive, pids)), "they live on")
+
+
+def test_a_warm_child_serves_one_analysis_only(one: World) -> None:
+    first = one.output("fine")["pid"]
+    one.run("echo")
+
+    assert one.output("fine")["pid"] != first
+    assert [ended["reason"] for ended in one.told("child.ended")] == ["other analysis", "other analysis"]
+
+
+@pytest.mark.parametrize("what", ["value", "own", "memory"])
+def test_a_child_is_not_used_again_after_a_failure(one: World, what: str) -> None:
+    one.run("raises", what=what)
+    first = one.told("child.started")[0]["pid"]
+
+    one.run("raises", what=what)
+
+    assert one.told("child.started")[1]["pid"] != first
+    assert not alive(first)
+
+
+def test_a_child_is_replaced_after_so_many_attempts(make_world: Any) -> None:
+    world: World = make_world(slots=1, max_attempts_per_child=3).start()
+
+    pids = [world.output("fine")["pid"] for _ in range(7)]
+
+    assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 1]
+
+
+def test_a_child_that_left_processes_behind_is_not_used_again(one: World) -> None:
+    first = one.output("leaves-daemon")
+
+    second = one.output("leaves-daemon")
+
+    assert first["pid"] != second["pid"]
+    assert one.told("child.ended")[0]["reason"] == "left processes"
+
+
+def test_a_child_that_has_grown_a_lot_is_not_used_again(one: World) -> None:
+    small = [one.output("grows", mebibytes=1)["pid"] for _ in range(2)]
+    big = one.output("grows", mebibytes=300)["pid"]
+    after = one.output("grows", mebibytes=1)["pid"]
+
+    assert small[0] == small[1] == big
+    assert after != big
+    assert one.told("child.ended")[0]["reason"] == "grown"
+
+
+def test_a_child_that_died_while_idle_costs_nobody_an_attempt(one: World) -> None:
+    pid = one.output("fine")["pid"]
+    psutil.Process(pid).kill()
+    eventually(lambda: not alive(pid), "it lives on")
+
+    job = one.run("fine")
+
+    assert job.status is JobStatus.COMPLETED
+    assert job.attempt == 1
+
+
+def test_threads_left_behind_cannot_speak_for_the_next_attempt(one: World) -> None:
+    first = one.run("talks-later")
+    second = one.run("talks-later")
+
+    assert one.result(first)["pid"] == one.result(second)["pid"]
+    assert one.job(first).status is one.job(second).status is JobStatus.COMPLETED
+
+
+def test_children_do_not_share_their_random_numbers(one: World) -> None:
+    numbers = {one.output("dices") for _ in range(3)}
+    one.run("fine")
+    numbers |= {one.output("dices") for _ in range(3)}
+
+    assert len(numbers) == 6
