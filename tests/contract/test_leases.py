@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+from async_delivery.domain.job import Fence, Job
+from async_delivery.storage.contract import Renewal, Store
+from tests.contract.support import House, fence_of
+
+
+def renewed(house: House, job: Job, worker: str, fence: Fence) -> Renewal:
+    until = house.later(seconds=1)
+    (renewal,) = house.store.write(lambda tx: tx.renew_leases(worker, {job.job_id: fence}, until))
+    return renewal
+
+
+def test_a_heartbeat_prolongs_every_lease_that_is_still_held(house: House) -> None:
+    house.submit_many(3)
+    jobs = house.claim(3, worker="worker-a")
+    ended = house.complete(jobs[2])
+    until = house.now + timedelta(seconds=90)
+
+    renewals = house.store.write(
+        lambda tx: tx.renew_leases("worker-a", {job.job_id: fence_of(job) for job in jobs}, until)
+    )
+
+    assert [(one.job_id, one.held, one.cancel_requested) for one in renewals] == [
+        (jobs[0].job_id, True, False),
+        (jobs[1].job_id, True, False),
+        (ended.job_id, False, False),
+    ]
+    lease = house.stored(jobs[0]).lease
+    assert lease is not None
+    assert lease.expires_at == until
+    # A heartbeat is no change of the job: who looks at it sees nothing new.
+    assert house.stored(jobs[0]).event_seq == jobs[0].event_seq
+    assert house.stored(ended) == ended
+
+
+def test_a_heartbeat_brings_back_that_a_cancel_was_asked_for(house: House) -> None:
+    job = house.running()
+    house.cancel(job)
+
+    renewal = renewed(house, job, "worker-a", fence_of(job))
+
+    assert (renewal.held, renewal.cancel_requested) == (True, True)
+
+
+def test_a_heartbeat_with_a_wrong_fence_or_worker_holds_nothing(house: House) -> None:
+    job = house.running()
+    fence = fence_of(job)
+    wrong = {
+        "token": ("worker-a", Fence(fence.attempt, "other")),
+        "attempt": ("worker-a", Fence(fence.attempt + 1, fence.lease_token)),
+        "worker": ("worker-b", fence),
+    }
+
+    for worker, used in wrong.values():
+        assert not renewed(house, job, worker, used).held
+    assert house.stored(job) == job
+
+
+def test_lost_jobs_are_those_of_workers_that_are_not_alive(house: House, store: Store) -> None:
+    house.submit_many(5)
+    lost = house.claim(3, worker="gone")
+    (kept,) = house.claim(1, worker="alive")
+    if not store.exclusive:
+        house.later(seconds=31)
+
+    found = house.store.write(lambda tx: tx.lost_jobs(house.now, ["alive"], 10))
+    some = house.store.write(lambda tx: tx.lost_jobs(house.now, ["alive"], 2))
+
+    assert [job.job_id for job in found] == sorted(job.job_id for job in lost)
+    assert kept.job_id not in [job.job_id for job in found]
+    assert len(some) == 2
+    assert house.store.write(lambda tx: tx.lost_jobs(house.now, ["alive", "gone"], 10)) == []
