@@ -95,7 +95,7 @@ def main() -> int:
                 "wrk is not installed (Debian, Ubuntu: apt-get install wrk); the load comes from Python instead"
             )
         facts = machine.describe(scratch)
-        began = time.perf_counter()
+        began, neighbours = time.perf_counter(), machine.Neighbours()
         groups = _measure(lab, names)
     except KeyboardInterrupt:
         say("stopped")
@@ -105,6 +105,7 @@ def main() -> int:
         return 1
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    facts["other processes meanwhile"] = f"{neighbours.percent():.0f} % of all cores"
     run = {
         "command": " ".join(["python -m bench", *sys.argv[1:]]),
         "rounds": lab.rounds,
@@ -124,6 +125,7 @@ def _keep(
     target.parent.mkdir(parents=True, exist_ok=True)
     document = report.document(groups, facts, run)
     target.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    say(f"Other processes meanwhile: {facts['other processes meanwhile']}")
     say(f"JSON: {target}")
     if arguments.markdown:
         arguments.markdown.write_text(report.markdown(groups, facts, run), encoding="utf-8")

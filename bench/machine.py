@@ -7,6 +7,7 @@ import platform
 import re
 import sqlite3
 import subprocess
+import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +37,29 @@ def describe(scratch: Path) -> dict[str, str]:
     wrk = find_wrk()
     facts["wrk"] = _wrk_version(wrk) if wrk else "not installed; the load came from Python"
     return facts
+
+
+class Neighbours:
+    """How much of the machine's cores other processes used since this was made: noise that no median takes away."""
+
+    def __init__(self) -> None:
+        self._busy, self._own = _busy_seconds(), _own_seconds()
+        self._began = time.perf_counter()
+
+    def percent(self) -> float:
+        """Of all cores together. What this process started counts as its own once it has ended."""
+        others = (_busy_seconds() - self._busy) - (_own_seconds() - self._own)
+        cores = psutil.cpu_count() or 1
+        return max(0.0, others / (time.perf_counter() - self._began) / cores * 100)
+
+
+def _busy_seconds() -> float:
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq)
+
+
+def _own_seconds() -> float:
+    return sum(os.times()[:4])
 
 
 def _processor() -> str:
