@@ -12,7 +12,6 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import ASGIApp
 
 from async_delivery.api import (
     catalogue,
@@ -83,7 +82,7 @@ ROUTES = (
 
 def create_app(
     rt: Runtime, settings: ApiSettings, *, draining: Callable[[], bool] = lambda: False
-) -> ASGIApp:
+) -> Edge:
     """The application over ``rt``. Raises ValueError for settings that make no sense.
 
     draining   True once the server is about to stop: new jobs are refused then, reads go on

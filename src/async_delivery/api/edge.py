@@ -42,6 +42,14 @@ class Edge:
             (re.compile(re.sub(r"\{\w+\}", "[^/]+", path) + r"\Z"), methods) for path, methods in paths
         ]
 
+    def close(self) -> None:
+        """Let go of the store. A server that speaks the lifespan protocol does so by itself."""
+        self._api.close()
+
+    def held_answers(self) -> int:
+        """How many answers are being held back for a job that has not changed yet."""
+        return self._api.held.count()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Any ASGI scope; only ``http`` is this layer's business."""
         if scope["type"] != "http":

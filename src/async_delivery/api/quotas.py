@@ -63,6 +63,10 @@ class HeldAnswers:
         """True if the next ``hold`` would be refused."""
         return self._held[org_id] >= self._per_tenant
 
+    def count(self) -> int:
+        """Answers held now, of all tenants."""
+        return self._held.total()
+
     @contextmanager
     def hold(self, org_id: OrgId) -> Iterator[None]:
         """Count one while the block lasts. Raises QuotaExceededError."""
