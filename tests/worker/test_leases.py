@@ -139,3 +139,14 @@ def test_every_worker_has_an_id_of_its_own(make_world: Any) -> None:
 
     assert first != second
     assert ORG not in first
+
+
+def test_an_attempt_taken_back_from_its_own_worker_ends_when_the_next_one_begins(world: World) -> None:
+    # With the usual lease of half a minute; nothing but the second claim tells the first attempt.
+    job = world.submit("cooperates", steps=100_000)
+    pid = world.first_partial(job)["pid"]
+
+    rescue(world.rt, [])
+
+    eventually(lambda: not alive(pid), "two attempts of one job at a time", seconds=10)
+    assert world.job(job).attempt == 2

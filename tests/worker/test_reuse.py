@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import psutil
@@ -102,3 +103,18 @@ def test_children_do_not_share_their_random_numbers(one: World) -> None:
     numbers |= {one.output("dices") for _ in range(3)}
 
     assert len(numbers) == 6
+
+
+def test_children_come_and_go_without_a_trace_in_the_server(one: World) -> None:
+    def open_files() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    for _ in range(3):
+        one.output("fine-fresh")
+    before = open_files()
+
+    for _ in range(20):
+        one.output("fine-fresh")
+
+    eventually(lambda: open_files() <= before, "descriptors are left open")
+    assert not list((one.settings.work_root / one.supervisor.worker_id).glob("*.input"))

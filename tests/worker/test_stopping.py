@@ -194,3 +194,20 @@ def test_closing_without_a_drain_gives_everything_back(world: World) -> None:
     assert gone(pid)
     assert list(world.settings.work_root.iterdir()) == []
     world.supervisor.close()
+
+
+def test_a_cancel_that_comes_in_the_moment_of_the_claim_is_not_missed(make_world: Any) -> None:
+    world: World = make_world()
+    added = world.supervisor._roster.add
+
+    def cancel_first(attempt: Any) -> None:
+        # The claim is committed and the store's signal comes before the attempt is known here.
+        jobs.cancel(world.rt, ORG, attempt.job_id, by="tests", reason=None)
+        added(attempt)
+
+    world.supervisor._roster.add = cancel_first  # type: ignore[method-assign]
+    world.start()
+
+    job = world.run("cooperates")
+
+    assert job.status is JobStatus.CANCELED

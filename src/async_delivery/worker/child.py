@@ -60,7 +60,7 @@ def _shut_in(order: Mapping[str, Any], output: int, forkserver_pid: int) -> None
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb") as score:
         score.write(_OOM_SCORE)
     os.umask(0o077)
-    os.nice(order["nice"])
+    _be_nice(order["nice"])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit_memory(order["memory_bytes"])
     null = os.open(os.devnull, os.O_RDONLY)
@@ -68,6 +68,13 @@ def _shut_in(order: Mapping[str, Any], output: int, forkserver_pid: int) -> None
     os.close(null)
     _renew_output(output)
     _reseed()
+
+
+def _be_nice(nice: int) -> None:
+    os.nice(nice)
+    # Where the kernel groups processes by session, niceness counts within the session only; this is the session's.
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "wb") as group:
+        group.write(str(nice).encode())
 
 
 def _limit_memory(limit: int | None) -> None:

@@ -73,6 +73,8 @@ class Child:
         self.output = output
         self.status = status
         self._flag = flag
+        self._poll = select.poll()
+        self._poll.register(status, select.POLLIN)
         self.exit: ExitStatus | None = None
 
     def ask_to_stop(self, mark: bytes) -> None:
@@ -86,7 +88,7 @@ class Child:
 
     def wait(self, seconds: float) -> ExitStatus | None:
         """How it ended, waiting at most so long; None while it runs."""
-        if self.exit is None and _readable(self.status, seconds):
+        if self.exit is None and self._poll.poll(max(0, round(1000 * seconds))):
             record = os.read(self.status, _EXIT_BYTES)
             if len(record) == _EXIT_BYTES:
                 code = int.from_bytes(record[:8], "big", signed=True)
@@ -101,7 +103,10 @@ class Child:
         """Kill it and let go of it; False if it did not die in so long (the kernel then owes us its death)."""
         if self.exit is None:
             self.signal(signal.SIGKILL)
-            self.wait(seconds)
+            if self.wait(seconds) is None:
+                # The forkserver does not act. As long as it does not, it has not waited for the child either, so
+                # the number is still the child's.
+                processes.signal_group(self.pid, signal.SIGKILL)
         self.channel.close()
         os.close(self.output)
         os.close(self.status)

@@ -52,12 +52,39 @@ def children(pid: int) -> list[int]:
             return []
     found: list[int] = []
     try:
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/children", "rb") as listing:
-                found.extend(map(int, listing.read().split()))
-    except (FileNotFoundError, ProcessLookupError):
-        pass
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return found
+    for task in tasks:
+        found.extend(map(int, _read(f"/proc/{pid}/task/{task}/children").split()))
     return found
+
+
+def footprint(pid: int) -> tuple[int, bool]:
+    """Resident bytes of a process, and whether it has children. Two short reads for a process of one thread."""
+    stat = _read(f"/proc/{pid}/stat")
+    if not stat:
+        return 0, False
+    # After the name, which may hold anything: the 18th field counts threads, the 22nd resident pages.
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    rss = int(fields[21]) * _PAGE_BYTES
+    if _CHILDREN_LISTED and fields[17] == b"1":
+        return rss, bool(_read(f"/proc/{pid}/task/{pid}/children"))
+    return rss, bool(children(pid))
+
+
+def _read(path: str) -> bytes:
+    """A small file of /proc; empty when the process is gone."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, 65_536)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
 
 
 def descendants(pid: int) -> list[int]:
@@ -75,11 +102,8 @@ def descendants(pid: int) -> list[int]:
 
 def rss_bytes(pid: int) -> int:
     """Resident memory of one process; 0 when it is gone."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as statm:
-            return int(statm.read().split()[1]) * _PAGE_BYTES
-    except (FileNotFoundError, ProcessLookupError, IndexError):
-        return 0
+    fields = _read(f"/proc/{pid}/statm").split()
+    return int(fields[1]) * _PAGE_BYTES if fields else 0
 
 
 def tree_rss_bytes(pid: int) -> int:

@@ -12,6 +12,8 @@ from async_delivery.storage.contract import Signal
 from async_delivery.worker.attempt import Attempt, StopReason
 from async_delivery.worker.bell import Bell
 
+_MAX_EARLY_CANCELS = 1_000
+
 
 class Roster:
     """Safe to use from any thread."""
@@ -21,13 +23,21 @@ class Roster:
         self._lock = threading.Lock()
         self._running: dict[JobId, Attempt] = {}
         self._unsettled: list[Attempt] = []
+        self._early_cancels: set[JobId] = set()
         self._draining = False
 
     def add(self, attempt: Attempt) -> None:
-        """An attempt begins; during a drain it is asked to stop at once."""
+        """An attempt begins; what was asked of it before, while nobody knew it here, is asked now."""
         with self._lock:
+            before = self._running.get(attempt.job_id)
             self._running[attempt.job_id] = attempt
+            canceled = attempt.job_id in self._early_cancels
             draining = self._draining
+        if before is not None:
+            # Rescued from this very worker and claimed again: the one before has lost its lease.
+            before.ask(StopReason.LOST)
+        if canceled:
+            attempt.ask(StopReason.CANCEL)
         if draining:
             attempt.ask(StopReason.DRAIN)
 
@@ -67,5 +77,10 @@ class Roster:
         elif signal.cancel_requested and not signal.status.terminal:
             with self._lock:
                 attempt = self._running.get(signal.job_id)
+                if attempt is None:
+                    # Claimed in this moment, or running elsewhere; a job once asked to stop never runs again.
+                    if len(self._early_cancels) >= _MAX_EARLY_CANCELS:
+                        self._early_cancels.clear()
+                    self._early_cancels.add(signal.job_id)
             if attempt is not None:
                 attempt.ask(StopReason.CANCEL)

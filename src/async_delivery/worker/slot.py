@@ -128,7 +128,7 @@ class Slot:
             return
         name = f"{job.job_id}-{job.attempt}"
         workdir = self._floor.workdirs.make(name)
-        input_path = workdir.with_suffix(".input")
+        input_path = workdir.with_name(f"{name}.input")
         try:
             file = self._fetch(attempt, input_path)
             self._converse(attempt, info, workdir, file)
@@ -211,7 +211,7 @@ class Slot:
             "timeout_seconds": run.job.timeout_seconds,
             "max_result_bytes": info.limits.max_result_bytes,
             "workdir": str(workdir),
-            "data_root": str(root) if root else None,
+            "data_root": str(root.absolute()) if root else None,
             "fault_injection": self._rt.policy.fault_injection,
             "input": file,
         }
@@ -243,14 +243,13 @@ class Slot:
             return "fresh"
         if serving.served >= self._floor.settings.max_attempts_per_child:
             return "served"
-        if not serving.reader.empty or serving.child.wait(0) is not None:
+        if not serving.reader.empty:
             return "broken"
-        pid, first = serving.child.pid, serving.first_rss_bytes
-        if processes.children(pid):
+        rss, has_children = processes.footprint(serving.child.pid)
+        if has_children:
             return "left processes"
-        if processes.rss_bytes(pid) > max(_GROWTH_FACTOR * first, first + _GROWTH_BYTES):
-            return "grown"
-        return None
+        first = serving.first_rss_bytes
+        return "grown" if rss > max(_GROWTH_FACTOR * first, first + _GROWTH_BYTES) else None
 
     def _end_child(self, reason: str) -> None:
         serving, self._serving = self._serving, None

@@ -10,9 +10,8 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 _LOCK = ".lock"
 
@@ -25,7 +24,7 @@ class Workdirs:
         self._root = work_root.absolute()
         self._root.mkdir(parents=True, exist_ok=True)
         self._home = self._root / worker_id
-        self._lock = _hold(self._root / f"{worker_id}{_LOCK}")
+        self._lock: int | None = _hold_new(self._root / f"{worker_id}{_LOCK}")
         self._home.mkdir(mode=0o700)
 
     def remove_orphans(self) -> int:
@@ -34,13 +33,13 @@ class Workdirs:
         for lock in self._root.glob(f"*{_LOCK}"):
             if lock.name == f"{self._home.name}{_LOCK}":
                 continue
-            fd = _hold(lock, wait=False)
+            fd = _hold_orphan(lock)
             if fd is None:
                 continue
-            remove_tree(lock.with_suffix(""))
-            lock.unlink(missing_ok=True)
+            if remove_tree(lock.with_suffix("")):
+                lock.unlink(missing_ok=True)
+                count += 1
             os.close(fd)
-            count += 1
         return count
 
     def make(self, name: str) -> Path:
@@ -69,34 +68,45 @@ def remove_tree(path: Path) -> bool:
     try:
         path.rmdir()  # nearly always empty, and this is the hot path
         return True
+    except FileNotFoundError:
+        return True
     except OSError:
         pass
+    with suppress(OSError):
+        path.chmod(stat.S_IRWXU)
+    # Each folder is opened up before the walk enters it; links are not followed.
+    for folder, names, _ in os.walk(path):
+        for name in names:
+            inner = os.path.join(folder, name)
+            if not os.path.islink(inner):
+                with suppress(OSError):
+                    os.chmod(inner, stat.S_IRWXU)
+    shutil.rmtree(path, ignore_errors=True)
+    return not os.path.lexists(path)
 
-    def insist(function: Callable[..., Any], name: str, _: Any) -> None:
-        parent = os.path.dirname(name)
+
+def _hold_new(path: Path) -> int:
+    """Make a lock file and hold it."""
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
         try:
-            for folder in (parent, name):
-                if not os.path.islink(folder):
-                    os.chmod(folder, stat.S_IRWXU)
-            if function is not os.rmdir and os.path.isdir(name) and not os.path.islink(name):
-                shutil.rmtree(name, ignore_errors=True)
-            else:
-                function(name)
-        except OSError:
-            return
-
-    # Twice: opening up a folder on the first pass lets the second one empty it.
-    for _ in range(2):
-        if not path.exists():
-            return True
-        shutil.rmtree(path, onerror=insist)
-    return not path.exists()
+            if os.fstat(fd).st_ino == path.stat().st_ino:
+                return fd
+        except FileNotFoundError:
+            pass
+        # Another worker took it for an orphan's before it was locked, and removed it.
+        os.close(fd)
 
 
-def _hold(path: Path, *, wait: bool = True) -> int | None:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _hold_orphan(path: Path) -> int | None:
+    """Hold a lock file that nobody holds; None if somebody does, or it is gone."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
         return None
