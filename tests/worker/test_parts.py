@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import threading
 from time import monotonic
 from typing import Any
@@ -12,7 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from async_delivery.domain.analysis import AnalysisInfo, AnalysisLimits, InputMode, Isolation
+from async_delivery.domain.failure import is_failure_code
+from async_delivery.worker import processes
 from async_delivery.worker.bell import Bell, Wake
+from async_delivery.worker.ending import of_error, of_exit
+from async_delivery.worker.forkserver import ExitStatus
 from async_delivery.worker.frames import (
     BrokenFrameError,
     FrameReader,
@@ -132,10 +138,13 @@ def test_output_without_end_is_read_no_faster_than_the_limit(monkeypatch: pytest
     ring = OutputRing(read, keep_bytes=100)
     os.write(write, b"x" * 5000)
 
-    assert ring.read()
+    first = ring.read()
     os.write(write, b"y" * 5000)
+    second = ring.read()
 
-    assert ring.pause_seconds() == 0 or not ring.read()
+    assert first
+    assert not second
+    assert 0 < ring.pause_seconds() <= 1
     os.close(write)
     os.close(read)
 
@@ -187,6 +196,79 @@ def test_a_closed_bell_ends_every_wait() -> None:
 
     assert woken == [Wake.CLOSED] * 3
     assert bell.wait(0) is Wake.CLOSED
+
+
+# ---------------------------------------------------------------- endings
+def info(memory_bytes: int | None) -> AnalysisInfo:
+    limits = AnalysisLimits(60.0, memory_bytes, 1000, 3, 1.0, 60.0)
+    return AnalysisInfo(
+        "a", "1", "A", "", {}, limits, InputMode.NONE, Isolation.WARM, True, None, "module:function"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "max_rss_bytes", "limit", "expected"),
+    [
+        (-6, 95, 100, "out_of_memory"),  # a library that aborts when it gets no memory
+        (-9, 95, 100, "out_of_memory"),  # the kernel was faster than the watchdog
+        (-9, 50, 100, "worker_crashed"),
+        (-11, 95, None, "worker_crashed"),
+        (1, 95, 100, "worker_crashed"),
+        (0, 95, 100, "exited_without_result"),
+        (None, 0, 100, "worker_crashed"),
+    ],
+)
+def test_the_end_of_a_child_is_told_from_its_exit_code_and_its_memory(
+    code: int | None, max_rss_bytes: int, limit: int | None, expected: str
+) -> None:
+    ending = of_exit(ExitStatus(code, max_rss_bytes), info(limit))
+
+    assert ending.reason is not None
+    assert ending.reason.code == expected
+    assert ending.again == ending.crashed == (expected == "worker_crashed")
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=100), st.from_regex(rb'\{"(code|message|again|retry_after_seconds)":[^}]*\}')
+    )
+)
+def test_whatever_a_child_says_of_its_failure_becomes_a_proper_failure(payload: bytes) -> None:
+    ending = of_error(payload, info(None))
+
+    assert ending.reason is not None
+    assert is_failure_code(ending.reason.code)
+    assert ending.reason.message
+    assert ending.retry_after_seconds is None or 0 <= ending.retry_after_seconds <= 86_400
+
+
+def test_an_analysis_cannot_put_off_its_retry_for_ever() -> None:
+    ending = of_error(b'{"code":"busy","message":"m","again":true,"retry_after_seconds":1e300}', info(None))
+
+    assert ending.retry_after_seconds == 86_400
+
+
+# ---------------------------------------------------------------- processes
+@pytest.mark.parametrize("listed", [True, False])
+def test_children_are_found_with_and_without_the_kernels_list(
+    listed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_CHILDREN_LISTED", listed)
+    child = subprocess.Popen(["sleep", "600"])
+    try:
+        rss, has_children = processes.footprint(os.getpid())
+
+        assert child.pid in processes.children(os.getpid())
+        assert child.pid in processes.descendants(os.getpid())
+        assert has_children
+        assert rss > 2**20
+        assert processes.tree_rss_bytes(os.getpid()) > processes.rss_bytes(os.getpid())
+    finally:
+        child.kill()
+        child.wait()
+    assert processes.footprint(child.pid) == (0, False)
+    assert processes.rss_bytes(child.pid) == 0
+    assert processes.children(child.pid) == []
 
 
 # ---------------------------------------------------------------- limits

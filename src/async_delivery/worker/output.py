@@ -32,7 +32,7 @@ class OutputRing:
         self._keep = keep_bytes
         self._tail = bytearray()
         self._dropped = 0
-        self._budget_from = 0.0
+        self._budget_from = monotonic()
         self._budget = OUTPUT_BYTES_PER_SECOND
         self.dirty = False
         self.at_end = False
