@@ -55,7 +55,7 @@ def test_one_line_says_where_it_answers_once_it_does(tmp_path: Path) -> None:
         line = process.stderr.readline()
         found = re.match(
             rf"async-delivery {re.escape(__version__)} on http://127\.0\.0\.1:(\d+), store "
-            r"runtime/async_jobs/store\.v1\.json, 1 slots, analyses: .*selftest",
+            r"runtime/async_jobs/store\.v1\.json, 1 slot, analyses: .*selftest",
             line,
         )
         assert found, line

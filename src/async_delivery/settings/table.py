@@ -226,7 +226,7 @@ SETTINGS: tuple[Setting, ...] = (
         "results_ttl_seconds",
         "duration",
         parse_ttl_seconds,
-        "How long results are kept after their job has ended, unless it asked for a time of its own.",
+        "How long results are kept, unless their job asked for a time of its own.",
         number=True,
     ),
     _row(

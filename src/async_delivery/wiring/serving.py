@@ -196,5 +196,5 @@ def _api_settings(settings: Settings) -> ApiSettings:
 def _words(settings: Settings, infos: Sequence[AnalysisInfo], url: str) -> str:
     """The one line that says that the server answers, and with what."""
     names = ", ".join(info.name if info.available else f"{info.name} (not available)" for info in infos)
-    slots = "no workers" if settings.no_workers else f"{settings.slots} slots"
+    slots = "no workers" if settings.no_workers else f"{settings.slots} slot{'s' * (settings.slots > 1)}"
     return f"async-delivery {__version__} on {url}, store {settings.store_file}, {slots}, analyses: {names}"
