@@ -19,6 +19,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from async_delivery.domain.cleanup import CleanupRun, Pause
 from async_delivery.domain.event import Event
 from async_delivery.domain.job import Attempt, Fence, Job, JobId, JobRequest, JobStatus, ResultId
 from async_delivery.domain.lifecycle import Change
@@ -31,6 +32,7 @@ T = TypeVar("T")
 
 IDEMPOTENCY_TTL_SECONDS = 86_400
 UNNAMED_INPUT_TTL_SECONDS = 86_400
+CLEANUP_RUNS_TTL_SECONDS = 90 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,33 @@ class Deleted:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreFacts:
+    """What does not change while a store is served, unless somebody does something to it."""
+
+    store_id: str
+    created_at: datetime | None
+    schema_revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """What is in a store at one moment, for metrics and signals. Numbers only, across tenants.
+
+    jobs                     (status, analysis) -> count, only those there are
+    oldest_queued_at         since when the job waits that waits longest and may run; None if none does. A job that
+                             came back to the queue with a delay waits from the end of the delay
+    terminal_without_in_app  ended jobs without their in_app record, of those that ended before ``ended_before``
+    store_bytes, wal_bytes   size of the database, and of its write-ahead log (0 where that is not the store's own)
+    """
+
+    jobs: Mapping[tuple[JobStatus, str], int]
+    oldest_queued_at: datetime | None
+    terminal_without_in_app: int
+    store_bytes: int
+    wal_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoreInfo:
     """What ``store info`` and ``/health`` say of a store. Sizes in bytes."""
 
@@ -192,6 +221,24 @@ class Reader(Protocol):
 
     def count_retention(self, policy: RetentionPolicy, now: datetime) -> RetentionCount:
         """What a cleanup would delete in this moment. Across tenants."""
+
+    def stock(self, now: datetime, ended_before: datetime) -> Stock:
+        """What there is now. Cheap beside a busy server: counts over small indexes. Across tenants."""
+
+    def backlog(self, policy: RetentionPolicy, now: datetime, at_most: int) -> Mapping[Section, int]:
+        """Rows that a cleanup would delete now, counted no further than ``at_most`` each. Across tenants."""
+
+    def cleanup_runs(self, since: datetime | None, limit: int) -> list[CleanupRun]:
+        """Live cleanups that ended at ``since`` or later, newest first."""
+
+    def last_cleanup_success_at(self) -> datetime | None:
+        """When the last cleanup with exit code 0 ended, however long ago; None before the first."""
+
+    def cleanup_pause(self) -> Pause | None:
+        """The pause that is on, or None."""
+
+    def facts(self) -> StoreFacts:
+        """What the store says of itself."""
 
     def violations(self, limit: int) -> list[str]:
         """Breaches of the contract's invariants, one sentence each, at most ``limit``. Across tenants."""
@@ -266,6 +313,15 @@ class Transaction(Reader, Protocol):
         The terminal and hold conditions are part of the DELETE itself. A deleted result leaves its row without
         the body, as the receipt that answers 410; events are deleted from the front of each job's log.
         """
+
+    def record_cleanup(self, run: CleanupRun) -> None:
+        """Remember a cleanup, and forget those that ended more than CLEANUP_RUNS_TTL_SECONDS before it."""
+
+    def set_cleanup_pause(self, pause: Pause | None) -> None:
+        """Pause all cleanups, replacing a pause that is on; or resume with None."""
+
+    def probe(self, now: datetime) -> None:
+        """Write one small row, to see that writing works. Nothing else reads it."""
 
     def prune(self, now: datetime, limit: int) -> Mapping[str, int]:
         """Delete what nobody can ask for any more: idempotency keys after 24 h, inputs and chunks that no job

@@ -1,0 +1,73 @@
+"""Cleanup runs as values: who ran one, how it ended, and the pause that an operator puts on all of them.
+
+What a cleanup deletes is decided in ``domain.retention``; here is what is remembered of it afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from async_delivery.domain.errors import ValidationError
+
+MAX_WHY = 500
+MAX_BY = 128
+
+
+class Runner(StrEnum):
+    """Who carried out a cleanup: the server's chore, the script, the command, or a program of somebody's own."""
+
+    SERVER = "server"
+    SCRIPT = "script"
+    COMMAND = "command"
+    PYTHON = "python"
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupRun:
+    """One live cleanup as its store remembers it. Dry runs change no byte of a store, so none is remembered.
+
+    exit_code                   0 done, 1 refused, 2 stopped half-way, 3 busy or paused
+    results_deleted/_kept       rows; 0 in a run that was refused. The same for events
+    skipped_missing_timestamp   rows of both kinds kept because an instant is missing or not valid
+    bytes                       size of what was deleted
+    results_ttl_seconds, events_ttl_seconds   None where the run was refused because of them
+    report                      the artefact without its share by tenant; for a refused run {"errors": [...]}
+    """
+
+    run_id: str
+    runner: Runner
+    started_at: datetime
+    finished_at: datetime
+    exit_code: int
+    results_deleted: int = 0
+    results_kept: int = 0
+    events_deleted: int = 0
+    events_kept: int = 0
+    skipped_missing_timestamp: int = 0
+    bytes: int = 0
+    results_ttl_seconds: int | None = None
+    events_ttl_seconds: int | None = None
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def counted(self) -> bool:
+        """True if it looked at the stock, so that its counts mean something: exit code 0 or 2."""
+        return self.exit_code in (0, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Cleanups are paused: since when, why, and by whom (a name for people, not a credential)."""
+
+    paused_at: datetime
+    why: str
+    by: str
+
+    def __post_init__(self) -> None:
+        for name, text, longest in (("why", self.why, MAX_WHY), ("by", self.by, MAX_BY)):
+            if not text.strip() or len(text) > longest or not text.isprintable():
+                raise ValidationError.of(name, f"must be one line of 1 to {longest} printable characters")
