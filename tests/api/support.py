@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
@@ -43,7 +44,9 @@ class Web:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
         self.app.close()
 
     def __call__(self, method: str, path: str, **options: Any) -> httpx2.Response:
@@ -125,6 +128,18 @@ def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
         assert time.monotonic() < deadline, "the condition did not come about"
         time.sleep(0.005)
     return value
+
+
+async def come_true(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """The same on an event loop, with ``condition`` asked on a thread."""
+    return await asyncio.to_thread(wait_for, condition, seconds)
+
+
+def stored_files(rt: Runtime) -> int:
+    """Uploaded files that are entered in the store."""
+    with closing(sqlite3.connect(f"file:{rt.store.info().database}?mode=ro", uri=True)) as connection:
+        count: int = connection.execute("SELECT count(*) FROM inputs").fetchone()[0]
+        return count
 
 
 def without_request_id(response: httpx2.Response) -> tuple[int, list[tuple[str, str]], bytes]:

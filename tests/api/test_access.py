@@ -68,7 +68,9 @@ def test_a_request_speaks_for_exactly_the_tenant_it_names(
         assert [job["labels"]["owner"] for job in answer.json()["jobs"]] == [org_id]
 
 
-@pytest.mark.parametrize("peer", ["10.1.2.3", "10.255.0.1", "192.0.2.7", "::ffff:10.9.9.9", "fd00::1", "fd00::1%eth0"])
+@pytest.mark.parametrize(
+    "peer", ["10.1.2.3", "10.255.0.1", "192.0.2.7", "::ffff:10.9.9.9", "fd00::1", "fd00::1%eth0"]
+)
 def test_a_configured_proxy_is_believed(rt: Runtime, peer: str) -> None:
     with Web(rt, trusted_proxies=("10.0.0.0/8", "192.0.2.7", "fd00::/8")) as web:
         answer = web.run(lambda ask: ask("GET", "/analyze/jobs"), client=(peer, 4711))
@@ -76,7 +78,9 @@ def test_a_configured_proxy_is_believed(rt: Runtime, peer: str) -> None:
     assert answer.status_code == 200
 
 
-@pytest.mark.parametrize("peer", ["11.0.0.1", "192.0.2.8", "127.0.0.1", "::1", "::ffff:11.0.0.1", "testclient", ""])
+@pytest.mark.parametrize(
+    "peer", ["11.0.0.1", "192.0.2.8", "127.0.0.1", "::1", "::ffff:11.0.0.1", "testclient", ""]
+)
 def test_nobody_else_is_believed_once_a_proxy_is_configured(rt: Runtime, peer: str) -> None:
     with Web(rt, trusted_proxies=("10.0.0.0/8", "192.0.2.7", "fd00::/8")) as web:
         answer = web.run(lambda ask: ask("GET", "/analyze/jobs"), client=(peer, 4711))

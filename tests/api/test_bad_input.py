@@ -86,7 +86,9 @@ BODIES: list[tuple[bytes, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("content", "field"), BODIES, ids=[f"{n}-{f[:30]}" for n, (_, f) in enumerate(BODIES)])
+@pytest.mark.parametrize(
+    ("content", "field"), BODIES, ids=[f"{n}-{f[:30]}" for n, (_, f) in enumerate(BODIES)]
+)
 def test_a_bad_body_is_refused_by_its_field_and_nothing_is_kept(
     rt: Runtime, web: Web, content: bytes, field: str
 ) -> None:
@@ -100,7 +102,11 @@ def test_a_bad_body_is_refused_by_its_field_and_nothing_is_kept(
 def test_three_faults_in_the_params_are_three_details(rt: Runtime, web: Web) -> None:
     answer = web.submit({"params": {"upto": -1, "step": "x", "unit": 7}})
 
-    assert sorted(one["field"] for one in answer.json()["details"]) == ["params.step", "params.unit", "params.upto"]
+    assert sorted(one["field"] for one in answer.json()["details"]) == [
+        "params.step",
+        "params.unit",
+        "params.upto",
+    ]
     assert stored_jobs(rt) == []
 
 

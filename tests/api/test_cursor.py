@@ -31,7 +31,14 @@ def test_every_altered_cursor_is_refused() -> None:
     cursor = make_cursor(ALPHA, "f", LAST)
     altered = [cursor[:n] + ("A" if cursor[n] != "A" else "B") + cursor[n + 1 :] for n in range(len(cursor))]
 
-    for other in [*altered, cursor[:-1], cursor + "=", cursor + "A", " " + cursor, cursor.replace("-", "+") + " "]:
+    for other in [
+        *altered,
+        cursor[:-1],
+        cursor + "=",
+        cursor + "A",
+        " " + cursor,
+        cursor.replace("-", "+") + " ",
+    ]:
         with pytest.raises(ValidationError):
             read_cursor(ALPHA, "f", other)
 

@@ -60,7 +60,14 @@ def test_a_stranger_behind_no_proxy(rt: Runtime) -> None:
 
 
 def test_something_unknown(web: Web) -> None:
-    for path in (f"/analyze/jobs/{NOBODYS}", f"/analyze/results/{NOBODYS}", "/nowhere", "/", "/analyze/", "/analyses/x"):
+    for path in (
+        f"/analyze/jobs/{NOBODYS}",
+        f"/analyze/results/{NOBODYS}",
+        "/nowhere",
+        "/",
+        "/analyze/",
+        "/analyses/x",
+    ):
         check(web.get(path), "not_found", 404, path)
 
 
@@ -116,7 +123,9 @@ def test_a_key_that_was_used(web: Web) -> None:
 
     answer = web.submit({**ASYNC, "query": "another"}, headers=key)
 
-    assert check(answer, "idempotency_key_reused", 422, "/analyze")["details"][0]["field"] == "Idempotency-Key"
+    assert (
+        check(answer, "idempotency_key_reused", 422, "/analyze")["details"][0]["field"] == "Idempotency-Key"
+    )
 
 
 def test_a_hold(rt: Runtime, web: Web) -> None:
@@ -192,11 +201,11 @@ def test_what_nobody_foresaw(
 def test_a_fault_that_is_the_houses_own_is_no_answer(
     rt: Runtime, web: Web, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Odd(AsyncDeliveryError):
+    class OddError(AsyncDeliveryError):
         code = "lease_lost"
 
     def surprise(_: Callable[[Reader], Any]) -> Any:
-        raise Odd("token 4711")
+        raise OddError("token 4711")
 
     path = f"/analyze/jobs/{submitted(rt).job_id}"
     monkeypatch.setattr(rt.store, "read", surprise)
@@ -249,7 +258,9 @@ def test_a_request_id_is_taken_over(web: Web, sent: str) -> None:
             assert answer.json()["request_id"] == sent
 
 
-@pytest.mark.parametrize("sent", [[], [b""], [b"x" * 129], [b"a b"], [b"a\tb"], [b"\xc3\xa4"], [b"a\x7f"], [b"a", b"a"]])
+@pytest.mark.parametrize(
+    "sent", [[], [b""], [b"x" * 129], [b"a b"], [b"a\tb"], [b"\xc3\xa4"], [b"a\x7f"], [b"a", b"a"]]
+)
 def test_a_request_id_of_another_form_is_replaced(web: Web, sent: list[bytes]) -> None:
     for path in ("/health", f"/analyze/jobs/{NOBODYS}"):
         headers = [("X-Org-Id", b"alpha"), *(("X-Request-Id", value) for value in sent)]

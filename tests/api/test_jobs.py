@@ -44,7 +44,9 @@ def test_the_list_is_newest_first_and_the_tenants_own(rt: Runtime, web: Web) -> 
 
 def test_pages_follow_each_other_without_gap_or_repeat(rt: Runtime, web: Web) -> None:
     jobs = [submitted(rt, labels={"parity": str(n % 2)}).job_id for n in range(7)]
-    seen, cursor, pages = [], "", 0
+    seen: list[str] = []
+    cursor: str | None = ""
+    pages = 0
     while cursor is not None:
         answer = web.get("/analyze/jobs", params={"limit": 3} | ({"cursor": cursor} if cursor else {}))
         seen += ids(answer)
@@ -138,7 +140,14 @@ def test_unknown_parameters_are_passed_over_unless_the_client_is_strict(rt: Runt
     job = submitted(rt)
     strict = {"Prefer": "handling=strict"}
 
-    for path in ("/analyze/jobs", url(job), url(job, "/events"), url(job, "/results"), "/analyses", "/health"):
+    for path in (
+        "/analyze/jobs",
+        url(job),
+        url(job, "/events"),
+        url(job, "/results"),
+        "/analyses",
+        "/health",
+    ):
         assert web.get(f"{path}?colour=red").status_code == 200
         refused = web.get(f"{path}?colour=red", headers=strict)
         assert (refused.status_code, refused.json()["details"][0]["field"]) == (400, "colour")
@@ -159,7 +168,9 @@ def test_events_come_in_pages(rt: Runtime, web: Web) -> None:
     assert web.get(url(job, "/events?after=4")).json()["events"] == []
 
 
-@pytest.mark.parametrize("query", ["after=-1", "after=x", "limit=0", "limit=1001", "after=99999999999999999999"])
+@pytest.mark.parametrize(
+    "query", ["after=-1", "after=x", "limit=0", "limit=1001", "after=99999999999999999999"]
+)
 def test_a_page_of_events_that_makes_no_sense_is_refused(rt: Runtime, web: Web, query: str) -> None:
     assert web.get(url(submitted(rt), f"/events?{query}")).status_code == 400
 
@@ -222,7 +233,11 @@ def test_a_queued_job_is_canceled_at_once(rt: Runtime, web: Web) -> None:
     answer = web.post(url(job, "/cancel"), json={"reason": "no longer needed"})
 
     shown = answer.json()["job"]
-    assert (answer.status_code, shown["status"], shown["cancel_reason"]) == (200, "canceled", "no longer needed")
+    assert (answer.status_code, shown["status"], shown["cancel_reason"]) == (
+        200,
+        "canceled",
+        "no longer needed",
+    )
     assert shown["canceled_by"] == "tenant"
     assert shown["canceled_at"] is not None
 
@@ -234,7 +249,9 @@ def test_a_running_job_is_asked_to_stop(rt: Runtime, web: Web) -> None:
 
     assert (first.status_code, again.status_code) == (202, 202)
     assert first.json()["job"]["status"] == "running"
-    assert first.json()["job"]["cancel_requested_at"] == again.json()["job"]["cancel_requested_at"] is not None
+    assert (
+        first.json()["job"]["cancel_requested_at"] == again.json()["job"]["cancel_requested_at"] is not None
+    )
     assert int(first.headers["retry-after"]) >= 1
 
 
@@ -294,7 +311,12 @@ def test_an_ended_job_can_be_erased_with_all_that_belongs_to_it(rt: Runtime, web
     answer = web("DELETE", url(job))
 
     assert (answer.status_code, answer.content) == (204, b"")
-    for path in (url(job), url(job, "/events"), url(job, "/notifications"), f"/analyze/results/{job.result_id}"):
+    for path in (
+        url(job),
+        url(job, "/events"),
+        url(job, "/notifications"),
+        f"/analyze/results/{job.result_id}",
+    ):
         assert web.get(path).status_code == 404
     assert web("DELETE", url(job)).status_code == 404
 

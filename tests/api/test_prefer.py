@@ -58,7 +58,11 @@ def test_preferences_are_read_as_the_rfc_writes_them(values: list[str], expected
     assert parse_prefer(values) == expected
 
 
-@given(st.lists(st.text(alphabet='respond-async,;="\\ \twait0123456789handling\x00\xff', max_size=300), max_size=3))
+@given(
+    st.lists(
+        st.text(alphabet='respond-async,;="\\ \twait0123456789handling\x00\xff', max_size=300), max_size=3
+    )
+)
 def test_no_header_breaks_the_reader(values: list[str]) -> None:
     assert isinstance(parse_prefer(values), Prefer)
 

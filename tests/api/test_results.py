@@ -98,16 +98,22 @@ def test_the_latest_of_a_running_job_moves_on(rt: Runtime, web: Web) -> None:
     assert three.headers["cache-control"] == "private, max-age=86400, immutable"
 
 
-def test_a_client_may_keep_a_snapshot_no_longer_than_it_lives(rt: Runtime, web: Web, clock: FakeClock) -> None:
+def test_a_client_may_keep_a_snapshot_no_longer_than_it_lives(
+    rt: Runtime, web: Web, clock: FakeClock
+) -> None:
     job = finished(rt, results_ttl_seconds=100)
     clock.advance(seconds=40)
 
     assert web.get(url(job.result_id)).headers["cache-control"] == "private, max-age=60, immutable"
 
 
-@pytest.mark.parametrize("view", ["", "newest", "LATEST", "latest ", "%00", "requested&view=latest", "\udcff"])
+@pytest.mark.parametrize(
+    "view", ["", "newest", "LATEST", "latest ", "%00", "requested&view=latest", "\udcff"]
+)
 @pytest.mark.parametrize("mine", [True, False])
-def test_another_view_is_refused_whoever_asks_for_whatever(rt: Runtime, web: Web, view: str, mine: bool) -> None:
+def test_another_view_is_refused_whoever_asks_for_whatever(
+    rt: Runtime, web: Web, view: str, mine: bool
+) -> None:
     job = finished(rt)
     query = b"view=" + view.encode("utf-8", "surrogateescape")
 
@@ -204,7 +210,9 @@ def test_what_cleanup_took_is_gone_as_well(rt: Runtime, web: Web, clock: FakeClo
 
 # ---------------------------------------------------------------- large ones
 @pytest.mark.parametrize("inline", [True, False])
-def test_a_large_result_comes_whole(rt: Runtime, web: Web, inline: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_result_comes_whole(
+    rt: Runtime, web: Web, inline: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rt.store, "inline_reads", inline)
     payload = {"text": "x" * (module.INLINE_BYTES * 2)}
     job = finished(rt, payload)

@@ -15,12 +15,30 @@ from async_delivery.engine.retention import cleanup_retention
 from async_delivery.engine.runs import Report
 from async_delivery.engine.runtime import Runtime
 from async_delivery.testing import FakeClock
-from tests.api.support import Web, complete, finished, started
+from tests.api.support import Web, come_true, complete, finished, started
 from tests.engine.support import ALPHA, claimed, completed, published, submitted
 
 JOB_MEMBERS = {
-    *("job_id", "correlation_id", "analysis", "status", "progress_percent", "stage", "message", "partial_count"),
-    *("error_count", "attempt", "result_id", "error_code", "error_message", "retryable", "retry_hint", "queued_at"),
+    *(
+        "job_id",
+        "correlation_id",
+        "analysis",
+        "status",
+        "progress_percent",
+        "stage",
+        "message",
+        "partial_count",
+    ),
+    *(
+        "error_count",
+        "attempt",
+        "result_id",
+        "error_code",
+        "error_message",
+        "retryable",
+        "retry_hint",
+        "queued_at",
+    ),
     *("started_at", "finished_at", "updated_at", "cancel_requested_at", "canceled_at", "canceled_by"),
     *("cancel_reason", "retry_of", "labels", "eta_seconds", "links", "events"),
 }
@@ -78,7 +96,9 @@ def test_only_what_goes_on_says_when_to_ask_again(rt: Runtime, web: Web) -> None
     assert "retry-after" not in web.get(url(queued)).headers
 
 
-def test_the_time_to_ask_again_comes_from_how_long_such_jobs_took(rt: Runtime, web: Web, clock: FakeClock) -> None:
+def test_the_time_to_ask_again_comes_from_how_long_such_jobs_took(
+    rt: Runtime, web: Web, clock: FakeClock
+) -> None:
     for _ in range(3):
         submitted(rt)
         run = claimed(rt)
@@ -186,9 +206,8 @@ def wait_header(seconds: int, tag: str | None = None) -> dict[str, str]:
 async def change_while_waiting(web: Web, ask: Any, path: str, headers: dict[str, str], change: Any) -> Any:
     """Ask with ``headers``, and make ``change`` once the answer is being held."""
     waiting = asyncio.ensure_future(ask("GET", path, headers=headers))
-    while not web.app.held_answers():
-        assert not waiting.done(), "the answer was not held"
-        await asyncio.sleep(0.005)
+    await come_true(lambda: web.app.held_answers() or waiting.done())
+    assert not waiting.done(), "the answer was not held"
     await asyncio.to_thread(change)
     return await asyncio.wait_for(waiting, 30)
 
@@ -236,7 +255,9 @@ def test_a_long_poll_with_an_old_tag_is_answered_at_once(rt: Runtime, web: Web) 
 
 
 @pytest.mark.parametrize(("tag", "status"), [(None, 200), ('W/"4"', 304)])
-def test_a_long_poll_of_an_ended_job_is_answered_at_once(rt: Runtime, web: Web, tag: str | None, status: int) -> None:
+def test_a_long_poll_of_an_ended_job_is_answered_at_once(
+    rt: Runtime, web: Web, tag: str | None, status: int
+) -> None:
     job = finished(rt)
     began = time.monotonic()
 
@@ -249,9 +270,7 @@ def test_a_change_that_no_signal_tells_of_is_found_as_well(rt: Runtime, web: Web
     run = started(rt)
 
     answer = web.run(
-        lambda ask: change_while_waiting(
-            web, ask, url(run.job), wait_header(50), lambda: completed(rt, run)
-        )
+        lambda ask: change_while_waiting(web, ask, url(run.job), wait_header(50), lambda: completed(rt, run))
     )
 
     assert answer.json()["job"]["status"] == "completed"
@@ -262,9 +281,10 @@ def test_a_tenant_has_only_so_many_places_to_wait_in(rt: Runtime) -> None:
     with Web(rt, max_waits_per_tenant=2) as web:
 
         async def talk(ask: Any) -> Any:
-            held = [asyncio.ensure_future(ask("GET", url(run.job), headers=wait_header(50))) for _ in range(2)]
-            while web.app.held_answers() < 2:
-                await asyncio.sleep(0.005)
+            held = [
+                asyncio.ensure_future(ask("GET", url(run.job), headers=wait_header(50))) for _ in range(2)
+            ]
+            await come_true(lambda: web.app.held_answers() == 2)
             refused = await ask("GET", url(run.job), headers=wait_header(50))
             at_once = await ask("GET", url(run.job))
             await asyncio.to_thread(completed, rt, run)
@@ -283,8 +303,7 @@ def test_many_may_wait_for_one_job(rt: Runtime, web: Web) -> None:
 
     async def talk(ask: Any) -> Any:
         held = [asyncio.ensure_future(ask("GET", url(run.job), headers=wait_header(50))) for _ in range(30)]
-        while web.app.held_answers() < 30:
-            await asyncio.sleep(0.005)
+        await come_true(lambda: web.app.held_answers() == 30)
         await asyncio.to_thread(completed, rt, run)
         return await asyncio.gather(*held)
 

@@ -12,7 +12,7 @@ from async_delivery.domain.job import JobId
 from async_delivery.engine import jobs, runs
 from async_delivery.engine.runtime import Runtime
 from async_delivery.testing import FakeClock
-from tests.api.support import ASYNC, Web, complete, only_job, serving, stored_jobs
+from tests.api.support import ASYNC, Web, come_true, complete, only_job, serving, stored_jobs, wait_for
 from tests.engine.support import ALPHA, claimed, completed, runtime
 
 SYNC: dict[str, Any] = {}
@@ -24,8 +24,7 @@ def prefer(*values: str) -> list[tuple[str, str]]:
 
 async def run_when_queued(rt: Runtime, payload: Any = None) -> JobId:
     """A worker that takes the first job there is and completes it."""
-    while not (claimed_runs := await asyncio.to_thread(runs.claim, rt, "worker-a", 1)):
-        await asyncio.sleep(0.01)
+    claimed_runs = await come_true(lambda: runs.claim(rt, "worker-a", 1))
     return (await asyncio.to_thread(completed, rt, claimed_runs[0], payload)).job_id
 
 
@@ -117,8 +116,7 @@ def test_a_job_that_fails_while_its_client_waits_says_why(rt: Runtime, web: Web)
         runs.fail(rt, ALPHA, run.job.job_id, run.job.fence, reason, again=False)
 
     async def worker() -> None:
-        while not await asyncio.to_thread(stored_jobs, rt):
-            await asyncio.sleep(0.01)
+        await come_true(lambda: stored_jobs(rt))
         await asyncio.to_thread(fail)
 
     async def talk(ask: Any) -> Any:
@@ -139,14 +137,17 @@ def test_a_job_that_fails_while_its_client_waits_says_why(rt: Runtime, web: Web)
 def test_a_job_that_is_canceled_while_its_client_waits_is_no_success(rt: Runtime, web: Web) -> None:
     async def talk(ask: Any) -> Any:
         waiting = asyncio.ensure_future(ask("POST", "/analyze", json=SYNC))
-        while not (found := await asyncio.to_thread(stored_jobs, rt)):
-            await asyncio.sleep(0.01)
+        found = await come_true(lambda: stored_jobs(rt))
         await ask("POST", f"/analyze/jobs/{found[0].job_id}/cancel")
         return await waiting
 
     answer = web.run(talk)
 
-    assert (answer.status_code, answer.json()["job_status"], answer.json()["error_code"]) == (424, "canceled", None)
+    assert (answer.status_code, answer.json()["job_status"], answer.json()["error_code"]) == (
+        424,
+        "canceled",
+        None,
+    )
 
 
 def test_a_client_that_hangs_up_cancels_nothing(rt: Runtime) -> None:
@@ -155,8 +156,7 @@ def test_a_client_that_hangs_up_cancels_nothing(rt: Runtime) -> None:
     with serving(rt) as server:
         with server.connect() as connection:
             connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-            while not stored_jobs(rt):
-                pass
+            wait_for(lambda: stored_jobs(rt))
 
         assert complete(rt, only_job(rt), 1).status == "completed"
 
@@ -177,7 +177,11 @@ def test_unknown_members_are_named_when_the_client_wants_strictness(rt: Runtime,
     answer = web.submit(body, headers=prefer("handling=strict"))
 
     assert answer.status_code == 400
-    assert [one["field"] for one in answer.json()["details"]] == ["colour", "options.speed", "options.async_mode.soon"]
+    assert [one["field"] for one in answer.json()["details"]] == [
+        "colour",
+        "options.speed",
+        "options.async_mode.soon",
+    ]
     assert stored_jobs(rt) == []
 
 
@@ -195,7 +199,9 @@ def test_every_fault_of_the_params_is_named(rt: Runtime, web: Web) -> None:
 
 
 # ---------------------------------------------------------------- facts taken over
-@pytest.mark.parametrize(("sent", "kept"), [("order-7/ä".encode(), None), (b"order-7", "order-7"), (b"a b", None)])
+@pytest.mark.parametrize(
+    ("sent", "kept"), [("order-7/ä".encode(), None), (b"order-7", "order-7"), (b"a b", None)]
+)
 def test_a_correlation_id_is_taken_over_if_it_can_be(web: Web, sent: bytes, kept: str | None) -> None:
     content = web.submit(headers=[("X-Org-Id", b"alpha"), ("X-Correlation-Id", sent)]).json()
 
@@ -349,8 +355,7 @@ def test_a_server_that_stops_takes_nothing_new_and_reads_on(rt: Runtime, web: We
 def test_a_server_that_stops_lets_those_who_wait_go(rt: Runtime, web: Web) -> None:
     async def talk(ask: Any) -> Any:
         waiting = asyncio.ensure_future(ask("POST", "/analyze", json=SYNC, headers=prefer("wait=50")))
-        while not await asyncio.to_thread(stored_jobs, rt):
-            await asyncio.sleep(0.01)
+        await come_true(lambda: stored_jobs(rt))
         web.draining = True
         return await asyncio.wait_for(waiting, 20)
 

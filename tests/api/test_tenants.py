@@ -102,7 +102,9 @@ def test_a_foreign_thing_and_an_unknown_one_are_the_same_on_every_route(
     assert stored_jobs(rt) == before
 
 
-@pytest.mark.parametrize("route", [route for route in ROUTES if "_id}" in route.path], ids=lambda r: f"{r.method} {r.path}")
+@pytest.mark.parametrize(
+    "route", [route for route in ROUTES if "_id}" in route.path], ids=lambda r: f"{r.method} {r.path}"
+)
 def test_the_owner_is_answered_where_others_find_nothing(rt: Runtime, web: Web, route: Route) -> None:
     job_id, result_id = a_completed_job(rt)
     path = route.path.format(job_id=job_id, result_id=result_id)
@@ -114,24 +116,44 @@ def test_the_owner_is_answered_where_others_find_nothing(rt: Runtime, web: Web, 
     assert web(route.method, path).status_code in {200, 204, 409}
 
 
-@pytest.mark.parametrize("route", [route for route in ROUTES if not route.open], ids=lambda r: f"{r.method} {r.path}")
+@pytest.mark.parametrize(
+    "route", [route for route in ROUTES if not route.open], ids=lambda r: f"{r.method} {r.path}"
+)
 def test_a_bad_name_is_refused_on_every_route(web: Web, route: Route) -> None:
     path = route.path.format(job_id=NOBODYS, result_id=NOBODYS, name="count")
 
-    for headers in ([("X-Org-Id", "a b")], [("X-Org-Id", "a"), ("X-Tenant-Id", "b")], [("X-Org-Id", "a")] * 2):
+    for headers in (
+        [("X-Org-Id", "a b")],
+        [("X-Org-Id", "a"), ("X-Tenant-Id", "b")],
+        [("X-Org-Id", "a")] * 2,
+    ):
         answer = web(route.method, path, headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
 
 
 ODD_IDS = (
-    *("x", "0", NOBODYS.upper(), NOBODYS[:-1], NOBODYS + "0", NOBODYS.replace("-", ""), "x" * 129, "x" * 5_000),
+    *(
+        "x",
+        "0",
+        NOBODYS.upper(),
+        NOBODYS[:-1],
+        NOBODYS + "0",
+        NOBODYS.replace("-", ""),
+        "x" * 129,
+        "x" * 5_000,
+    ),
     *("%00", "%2e%2e", "a%2Fb", "%F0%9F%98%80", "%ff", "'%20OR%201=1--", "*", "%25", "id%0d%0aX: y", "%20"),
 )
 
 
 @pytest.mark.parametrize("ident", ODD_IDS)
 def test_what_cannot_be_an_id_is_as_unknown_as_any_other(web: Web, ident: str) -> None:
-    for path in ("/analyze/jobs/{}", "/analyze/results/{}", "/analyze/jobs/{}/events", "/analyze/jobs/{}/results"):
+    for path in (
+        "/analyze/jobs/{}",
+        "/analyze/results/{}",
+        "/analyze/jobs/{}/events",
+        "/analyze/jobs/{}/results",
+    ):
         answer = web.get(path.format(ident))
 
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found")

@@ -26,8 +26,8 @@ from async_delivery.api import (
     submit,
 )
 from async_delivery.api.context import Api, ApiSettings, respond
-from async_delivery.api.edge import Edge
-from async_delivery.api.errors import error_answer
+from async_delivery.api.edge import CLIENT_GONE, Edge
+from async_delivery.api.errors import ClientGoneError, error_answer
 from async_delivery.domain.errors import AsyncDeliveryError
 from async_delivery.engine.runtime import Runtime
 
@@ -80,9 +80,7 @@ ROUTES = (
 # fmt: on
 
 
-def create_app(
-    rt: Runtime, settings: ApiSettings, *, draining: Callable[[], bool] = lambda: False
-) -> Edge:
+def create_app(rt: Runtime, settings: ApiSettings, *, draining: Callable[[], bool] = lambda: False) -> Edge:
     """The application over ``rt``. Raises ValueError for settings that make no sense.
 
     draining   True once the server is about to stop: new jobs are refused then, reads go on
@@ -129,6 +127,10 @@ def create_app(
             exc = edge.method_not_allowed(request.scope["path"])
         return respond(error_answer(exc, request.scope["call"]))
 
+    async def on_gone(request: Request, exc: Exception) -> Response:
+        return Response(status_code=CLIENT_GONE)
+
+    app.add_exception_handler(ClientGoneError, on_gone)
     for kind in (AsyncDeliveryError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, on_error)
     return edge

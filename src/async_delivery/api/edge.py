@@ -23,6 +23,9 @@ from async_delivery.api.request import Call, Message, Receive, Scope, Send
 # The page's own files, which any visitor may have.
 OPEN_FOLDER = "/docs/static/"
 
+# What is noted of a request whose client left before it was answered; nobody receives it.
+CLIENT_GONE = 499
+
 # An answer that comes before the body has been read: so much more of it is taken, and for so long, so that the
 # client gets to read the answer. Then the connection ends.
 _LINGER_BYTES = 16_777_216
@@ -74,7 +77,7 @@ class Edge:
             else:
                 route = await self._framework(call, scope, receive, sent)
         except ClientGoneError:
-            sent.status = sent.status or 499
+            sent.status = sent.status or CLIENT_GONE
         except Exception as exc:  # noqa: BLE001  the last net: whatever it was, the client gets an answer
             await self._rescue(call, exc, sent)
         finally:

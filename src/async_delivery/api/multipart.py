@@ -5,6 +5,7 @@ Knows the form's grammar and limits, and neither jobs nor the store.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,9 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from async_delivery.domain.errors import FieldIssue, PayloadTooLargeError, ValidationError
+
+# The library logs a warning for each form that is not one; here that is an answer to its sender.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 PARTS = ("request", "file")
 _MAX_NAME = 255

@@ -41,6 +41,11 @@ _TENANT = (
     _header("X-Org-Id", _ORG, "The tenant; `default-org` without it."),
     _header("X-Tenant-Id", _ORG, "Alias of X-Org-Id; if both are sent they must be the same."),
 )
+_SUBMIT = (
+    _header("Idempotency-Key", {"type": "string", "minLength": 1, "maxLength": 255}, "Kept for 24 hours."),
+    _header("X-Correlation-Id", {"type": "string"}, "Joins the job to the caller's logs."),
+    _header("traceparent", {"type": "string"}, "W3C trace context."),
+)
 _IF_NONE_MATCH = _header("If-None-Match", {"type": "string"}, "Tags the client has; answered with 304.")
 _STRICT = "`handling=strict` refuses unknown query parameters and members."
 _PREFER = {
@@ -85,6 +90,8 @@ def described(
                 "description": "Only jobs whose label KEY (any label's name in its place) has this value.",
             }
         ]
+    if (method, path) == ("POST", "/analyze"):
+        extra["parameters"] += _SUBMIT
     extra |= _body(method, path)
     return {
         "responses": _responses(answers, codes, is_open),
@@ -102,13 +109,6 @@ def _tag(path: str) -> str:
 
 def _body(method: str, path: str) -> dict[str, Any]:
     if (method, path) == ("POST", "/analyze"):
-        parameters = [
-            _header(
-                "Idempotency-Key", {"type": "string", "minLength": 1, "maxLength": 255}, "Kept for 24 hours."
-            ),
-            _header("X-Correlation-Id", {"type": "string"}, "Joins the job to the caller's logs."),
-            _header("traceparent", {"type": "string"}, "W3C trace context."),
-        ]
         content = {
             "application/json": {"schema": {"$ref": _REF.format(model="SubmitRequest")}},
             "multipart/form-data": {
@@ -116,7 +116,7 @@ def _body(method: str, path: str) -> dict[str, Any]:
                 "encoding": {"request": {"contentType": "application/json"}},
             },
         }
-        return {"parameters": parameters, "requestBody": {"required": True, "content": content}}
+        return {"requestBody": {"required": True, "content": content}}
     if path.endswith("/cancel"):
         content = {"application/json": {"schema": {"$ref": _REF.format(model="CancelRequest")}}}
         return {"requestBody": {"required": False, "content": content}}
