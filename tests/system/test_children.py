@@ -115,6 +115,7 @@ def test_no_secret_of_the_server_is_in_any_process_below_it(
     server = LiveServer(tmp_path, "--slots", "1", "--fault-injection").start()
     job_id = server.submit(stages=1, stage_seconds=2)
     eventually(lambda: server.job(job_id)["status"] == "running", "not started")
+    child(server)
 
     blocks = {process.name(): Path(f"/proc/{process.pid}/environ").read_bytes() for process in below(server)}
 

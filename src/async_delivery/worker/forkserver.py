@@ -129,6 +129,7 @@ class ForkServer:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._started = False
         self._closed = False
 
     @property
@@ -219,7 +220,6 @@ class ForkServer:
             raise ForkError("the forkserver was closed")
         if self._process is not None and self._process.poll() is None:
             return
-        again = self._process is not None
         self._stop()
         began = perf_counter()
         ready = self._launch(self._refs)
@@ -230,7 +230,10 @@ class ForkServer:
         if not ready:
             self._stop()
             raise ForkError("the forkserver cannot be started")
-        telemetry.emit("forkserver.started", pid=self.pid, again=again, seconds=perf_counter() - began)
+        telemetry.emit(
+            "forkserver.started", pid=self.pid, again=self._started, seconds=perf_counter() - began
+        )
+        self._started = True
 
     def _launch(self, refs: Mapping[str, str]) -> bool:
         """Start the process and wait for the end of its imports; False if it died or took too long."""
