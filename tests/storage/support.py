@@ -11,7 +11,7 @@ from typing import Any
 from async_delivery.storage.contract import Store
 from async_delivery.storage.locks import LockFile
 from async_delivery.storage.opening import Mode, StoreFile, create_store, open_store
-from async_delivery.storage.sqlite import connect, lock_path
+from async_delivery.storage.sqlite_files import connect, lock_path
 from tests.domain.support import NOON
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +18,8 @@ from async_delivery.domain.instant import format_instant
 from async_delivery.storage.contract import Store
 from async_delivery.storage.locks import LockFile
 from async_delivery.storage.schema import APPLICATION_ID, HEAD, REVISIONS, USER_VERSION
-from async_delivery.storage.sqlite import BUSY_SECONDS, Mode, SqliteStore, connect, connect_reader, lock_path
+from async_delivery.storage.sqlite import Mode, SqliteStore
+from async_delivery.storage.sqlite_files import BUSY_SECONDS, connect, lock_path, look
 from async_delivery.storage.storefile import (
     DEFAULT_URL,
     StoreFile,
@@ -41,7 +43,7 @@ def create_store(path: Path, url: str | None = None, *, store_id: str, now: date
     Raises StoreFileError; if anything exists at ``path``, nothing is touched.
     """
     database = check_url(url or DEFAULT_URL)
-    if path.is_symlink() or path.exists():
+    if os.path.lexists(path):
         raise StoreFileError(f"{path}: exists already; nothing is created over it")
     _refuse_postgresql(path, database)
     target = sqlite_path(path, database)
@@ -52,6 +54,7 @@ def create_store(path: Path, url: str | None = None, *, store_id: str, now: date
         raise StoreFileError(f"{path}: its folder cannot be made: {exc.strerror}") from exc
     if not os.path.lexists(target):
         _build_database(target, {"store_id": store_id, "created_at": format_instant(now)})
+    _require_file(path, target)
     facts = _identify(target)
     file = StoreFile(path, facts.store_id, database, now)
     try:
@@ -65,7 +68,7 @@ def create_store(path: Path, url: str | None = None, *, store_id: str, now: date
 def ensure_store(path: Path, url: str | None = None, *, store_id: str, now: datetime) -> StoreFile:
     """The store file at ``path``, created if there is none. Raises StoreFileError, also if it names another
     database than ``url``."""
-    if path.is_symlink() or path.exists():
+    if os.path.lexists(path):
         return _agreeing(path, None if url is None else check_url(url))
     return create_store(path, url, store_id=store_id, now=now)
 
@@ -123,11 +126,7 @@ def open_store(path: Path, mode: Mode) -> Store:
     file = read_store_file(path)
     _refuse_postgresql(path, file.database)
     database = file.database_path
-    if not database.exists():
-        raise StoreFileError(
-            f"{path}: its database {database} is missing; put it back (from a backup, or where it was moved to)."
-            " No new one is made, because that would hide the loss"
-        )
+    _require_file(path, database)
     facts = _identify(database)
     if facts.store_id != file.store_id:
         raise StoreFileError(
@@ -151,6 +150,20 @@ def open_store(path: Path, mode: Mode) -> Store:
         raise
 
 
+def _require_file(path: Path, database: Path) -> None:
+    try:
+        regular = stat.S_ISREG(database.stat().st_mode)
+    except FileNotFoundError as exc:
+        raise StoreFileError(
+            f"{path}: its database {database} is missing; put it back (from a backup, or where it was moved to)."
+            " No new one is made, because that would hide the loss"
+        ) from exc
+    except OSError as exc:
+        raise StoreFileError(f"{path}: its database {database} cannot be reached: {exc.strerror}") from exc
+    if not regular:
+        raise StoreFileError(f"{path}: its database {database} is not a file; name the right one")
+
+
 @dataclass(frozen=True, slots=True)
 class _Facts:
     store_id: str
@@ -160,12 +173,8 @@ class _Facts:
 def _identify(database: Path) -> _Facts:
     """Which store a database file is. Reads only. Raises StoreFileError if it is not ours or not readable."""
     try:
-        connection = connect_reader(database)
-        try:
-            return _facts(connection, database)
-        finally:
-            connection.close()
-    except sqlite3.DatabaseError as exc:
+        return look(database, lambda connection: _facts(connection, database))
+    except (sqlite3.DatabaseError, OSError) as exc:
         raise StoreFileError(
             f"{database}: the database cannot be used ({exc}); restore it from a backup, or check the rights on it"
         ) from exc

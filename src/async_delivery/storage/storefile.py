@@ -133,6 +133,8 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(_MAX_BYTES + 1)
     except FileNotFoundError as exc:
+        if path.is_symlink():
+            raise StoreFileError(f"{path}: a symbolic link to nothing; restore what it points to") from exc
         raise StoreFileError(
             f"{path}: there is no store file; create one with: async-delivery store init --store-file {path}"
         ) from exc
@@ -142,7 +144,8 @@ def _read(path: Path) -> bytes:
 
 def _refuse_large(path: Path, data: bytes) -> None:
     head = data[:_DOCUMENT_HEAD]
-    if head.lstrip().startswith(b"{") and (b'"schema_version"' in head or b'"jobs"' in head):
+    words = ("schema_version", *_DOCUMENT_KEYS)
+    if head.lstrip().startswith(b"{") and any(f'"{word}"'.encode() in head for word in words):
         raise _document_form(path)
     raise StoreFileError(f"{path}: not a store file (larger than {_MAX_BYTES} bytes); name the right file")
 

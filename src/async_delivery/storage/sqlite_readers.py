@@ -1,0 +1,139 @@
+"""Snapshots for readers: one read-only connection per thread, closed with its thread or with the store."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+from async_delivery.domain.errors import UnavailableError
+from async_delivery.storage.dialects import SQLITE, Texts
+from async_delivery.storage.reading import SqlReader
+from async_delivery.storage.sqlite_files import connect_reader, resting_state
+
+T = TypeVar("T")
+
+TEXTS = Texts(SQLITE)
+
+
+class SqliteReader(SqlReader):
+    """A Reader on SQLite."""
+
+    def list_param(self, values: Sequence[Any]) -> str:
+        return orjson.dumps(values).decode()
+
+    def damage(self, limit: int) -> list[str]:
+        found = [
+            row[0] for row in self._connection.execute(f"PRAGMA integrity_check({int(limit)})").fetchall()
+        ]
+        broken = [f"the database file: {text}" for text in found if text != "ok"]
+        for table, row, parent, _ in self._connection.execute("PRAGMA foreign_key_check").fetchmany(limit):
+            broken.append(
+                f"the database file: row {row} of {table} points to a row of {parent} that is not there"
+            )
+        return broken
+
+
+class _Handle:
+    """One thread's connection. ``state`` is set while it looks at a file at rest."""
+
+    def __init__(self, path: Path, *, may_rest: bool) -> None:
+        self.lock = threading.Lock()
+        self.state = resting_state(path) if may_rest else None
+        self.connection: sqlite3.Connection | None = connect_reader(path, resting=self.state is not None)
+        self.reader = SqliteReader(self.connection, TEXTS)
+
+    def close(self) -> None:
+        with self.lock:
+            connection, self.connection = self.connection, None
+            if connection is not None:
+                connection.close()
+
+    def __del__(self) -> None:
+        # Nobody refers to it any more, so nobody holds its lock.
+        if getattr(self, "connection", None) is not None:
+            self.close()
+
+
+class Readers:
+    """Runs questions over snapshots. Safe to use from any thread.
+
+    may_rest   look at a file that nobody writes without making the log and its index beside it
+    """
+
+    def __init__(self, path: Path, *, may_rest: bool) -> None:
+        self._path, self._may_rest = path, may_rest
+        self._local = threading.local()
+        self._handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def read(self, fn: Callable[[SqliteReader], T]) -> T:
+        """Run ``fn`` over one snapshot. Raises UnavailableError."""
+        handle: _Handle | None = getattr(self._local, "handle", None)
+        if handle is None:
+            handle = self._open()
+        connection = handle.connection
+        if connection is not None and connection.in_transaction:
+            return fn(handle.reader)  # a read inside a read sees the same snapshot
+        if handle.state is not None:
+            return self._read_at_rest(handle, fn)
+        return self._read(handle, fn)
+
+    def _read(self, handle: _Handle, fn: Callable[[SqliteReader], T]) -> T:
+        with handle.lock:
+            connection = handle.connection
+            if connection is None:
+                raise UnavailableError("the store is closed")
+            try:
+                connection.execute("BEGIN")
+                try:
+                    return fn(handle.reader)
+                finally:
+                    connection.execute("ROLLBACK")
+            except sqlite3.DatabaseError as exc:
+                raise UnavailableError(f"the database cannot be read: {exc}") from exc
+
+    def _read_at_rest(self, handle: _Handle, fn: Callable[[SqliteReader], T]) -> T:
+        try:
+            answer = self._read(handle, fn)
+        except UnavailableError:
+            if resting_state(self._path) == handle.state:
+                raise
+        else:
+            if resting_state(self._path) == handle.state:
+                return answer
+        # Somebody has begun to write: what was read may be half of this and half of that.
+        handle.close()
+        self._may_rest = False
+        return self._read(self._open(), fn)
+
+    def _open(self) -> _Handle:
+        with self._lock:
+            if self._closed:
+                raise UnavailableError("the store is closed")
+            try:
+                handle = _Handle(self._path, may_rest=self._may_rest)
+            except (sqlite3.Error, OSError) as exc:
+                raise UnavailableError(f"the database cannot be opened: {exc}") from exc
+            self._handles.add(handle)
+        self._local.handle = handle
+        return handle
+
+    def refuse(self) -> None:
+        """From now on no thread gets a new connection."""
+        with self._lock:
+            self._closed = True
+
+    def close(self) -> None:
+        """Close every connection. Idempotent."""
+        self.refuse()
+        with self._lock:
+            handles = list(self._handles)
+        for handle in handles:
+            handle.close()
