@@ -73,6 +73,7 @@ requirements: ## Pin the dependencies anew, with hashes (needs uv)
 	$(COMPILE) -c requirements/dev.txt -o requirements/base.txt
 	$(COMPILE) -c requirements/dev.txt --extra profile -o requirements/profile.txt
 	$(COMPILE) -c requirements/dev.txt --extra postgres -o requirements/postgres.txt
+	$(COMPILE) -c requirements/dev.txt --extra otel -o requirements/otel.txt
 
 clean: ## Remove caches and build output; .venv, stores and artefacts stay
 	@rm -rf build dist bench/out .coverage htmlcov .hypothesis .schemathesis

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import sys
+from shutil import get_terminal_size
+from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 from async_delivery.cli.output import clean
 
 if TYPE_CHECKING:
     from async_delivery.client import Job
+
+_BAR_WIDTH = 30
+# Back to the first column, and everything behind it away.
+_CLEAR_LINE = "\r\x1b[K"
 
 
 class Follower(Protocol):
@@ -76,44 +82,46 @@ class _Lines(_Silent):
 
 
 class _Bar(_Silent):
-    """One bar that first fills with the upload and then with the job."""
+    """One bar on the last line of a terminal, that first fills with the upload and then with the job."""
 
     def __init__(self, stream: TextIO) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        # Stages and messages come from plug-ins: never markup.
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
-            TextColumn("{task.percentage:>3.0f} %", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[stage]}", markup=False),
-            console=Console(file=stream),
-        )
-        self._task: Any = None
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        self._task = self._progress.add_task("", total=100.0, stage="")
-        return self
+        self._stream = stream
+        self._began = monotonic()
+        self._line = ""
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._line:
+            print(file=self._stream, flush=True)
+            self._line = ""
 
     def uploading(self, sent_bytes: int, total_bytes: int) -> None:
-        percent = 100.0 * sent_bytes / max(1, total_bytes)
-        self._progress.update(self._task, completed=percent, description="uploading")
+        self._draw("uploading", 100.0 * sent_bytes / max(1, total_bytes), "")
 
     def show(self, job: Job) -> None:
-        self._progress.update(
-            self._task, completed=job.progress_percent, description=str(job.status), stage=stage_of(job)
-        )
+        self._draw(str(job.status), job.progress_percent, stage_of(job))
 
     def note(self, line: str) -> None:
-        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        # Above the bar, which is drawn again below it.
+        self._stream.write(f"{_CLEAR_LINE}{line}\n{self._line}")
+        self._stream.flush()
+
+    def _draw(self, what: str, percent: float, stage: str) -> None:
+        full = round(_BAR_WIDTH * min(100.0, percent) / 100)
+        bar = (
+            "━" * full + "─" * (_BAR_WIDTH - full)
+            if self._draws_lines()
+            else "#" * full + "-" * (_BAR_WIDTH - full)
+        )
+        line = f"{what:<9} {bar} {percent:3.0f} %  {monotonic() - self._began:4.0f} s  {stage}".rstrip()
+        # A line that wraps could not be drawn over.
+        self._line = line[: max(20, get_terminal_size().columns - 1)]
+        self._stream.write(_CLEAR_LINE + self._line)
+        self._stream.flush()
+
+    def _draws_lines(self) -> bool:
+        return (self._stream.encoding or "").lower().replace("-", "") == "utf8"
 
 
 def stage_of(job: Job) -> str:

@@ -1,7 +1,7 @@
 """Questions to the kernel about processes, and the few flags that tie them together. Linux only.
 
-Reads /proc directly, because it is asked ten times a second for every busy child; psutil answers where the kernel
-does not list the children of a thread. Imports nothing of the house.
+Reads /proc directly, because it is asked ten times a second for every busy child. Where the kernel does not list
+the children of a thread, the parents of all processes are looked at instead. Imports nothing of the house.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-
-import psutil
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -46,10 +44,7 @@ def _prctl(option: int, value: int) -> None:
 def children(pid: int) -> list[int]:
     """Processes whose parent is ``pid``, dead ones that nobody has waited for included."""
     if not _CHILDREN_LISTED:
-        try:
-            return [child.pid for child in psutil.Process(pid).children()]
-        except psutil.NoSuchProcess:
-            return []
+        return _children_by_parent(pid)
     found: list[int] = []
     try:
         tasks = os.listdir(f"/proc/{pid}/task")
@@ -60,13 +55,26 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def _children_by_parent(pid: int) -> list[int]:
+    return [
+        child
+        for child in map(int, filter(str.isdigit, os.listdir("/proc")))
+        if (fields := _stat_fields(child)) and int(fields[1]) == pid
+    ]
+
+
+def _stat_fields(pid: int) -> list[bytes]:
+    """/proc/PID/stat behind the name, which may hold anything: state, parent and so on; empty when it is gone."""
+    stat = _read(f"/proc/{pid}/stat")
+    return stat[stat.rindex(b")") + 2 :].split() if stat else []
+
+
 def footprint(pid: int) -> tuple[int, bool]:
     """Resident bytes of a process, and whether it has children. Two short reads for a process of one thread."""
-    stat = _read(f"/proc/{pid}/stat")
-    if not stat:
+    fields = _stat_fields(pid)
+    if not fields:
         return 0, False
-    # After the name, which may hold anything: the 18th field counts threads, the 22nd resident pages.
-    fields = stat[stat.rindex(b")") + 2 :].split()
+    # The 18th field counts threads, the 22nd resident pages.
     rss = int(fields[21]) * _PAGE_BYTES
     if _CHILDREN_LISTED and fields[17] == b"1":
         return rss, bool(_read(f"/proc/{pid}/task/{pid}/children"))
