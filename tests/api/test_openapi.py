@@ -106,7 +106,9 @@ def test_no_request_made_from_it_breaks_the_service_or_its_word(rt: Runtime) -> 
         count = tried[case.operation.label]
         if count % 2 and "job_id" in case.path_parameters:
             # One ended job is erased; the other is still wanted.
-            case.path_parameters["job_id"] = known[count % 3 if case.method != "DELETE" else 1 + count // 2 % 2]
+            case.path_parameters["job_id"] = known[
+                count % 3 if case.method != "DELETE" else 1 + count // 2 % 2
+            ]
         if count % 2 and "result_id" in case.path_parameters:
             case.path_parameters["result_id"] = done.result_id
         case.headers.pop("X-Tenant-Id", None)

@@ -28,7 +28,7 @@ BODY_GRACE_SECONDS = 30.0
 BODY_BYTES_PER_SECOND = 1_024
 _MAX_INSTANCE = 1_000
 
-_READ = frozenset(
+READ = frozenset(
     {
         b"accept",
         b"content-encoding",
@@ -74,7 +74,7 @@ class Call:
     def __init__(self, scope: Scope, new_id: Callable[[], str]) -> None:
         headers: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
-            if name in _READ:
+            if name in READ:
                 headers.setdefault(name, []).append(value)
         self.headers = headers
         self.method: str = scope["method"]
