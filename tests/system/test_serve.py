@@ -113,6 +113,40 @@ def test_without_workers_jobs_wait(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.parametrize("host", ["localhost", "::1"])
+def test_other_names_of_this_machine_can_be_listened_on(tmp_path: Path, host: str) -> None:
+    with subprocess.Popen(
+        [COMMAND, "serve", "--host", host, "--port", "0"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr
+        said = process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+
+    if host == "::1" and "cannot listen" in said:
+        assert not Path("/proc/net/if_inet6").read_text().strip(), said
+    else:
+        assert ("http://[::1]:" if host == "::1" else "http://127.0.0.1:") in said
+        assert process.returncode == 0
+
+
+def test_the_server_cleans_up_by_itself_and_keeps_the_reports(tmp_path: Path) -> None:
+    options = ("--results-ttl-seconds", "0", "--events-ttl-seconds", "0", "--cleanup-interval-seconds", "0.2")
+    server = LiveServer(tmp_path, *options).start()
+    folder = tmp_path / "artifacts/async"
+    try:
+        job = server.ended(server.submit(stages=2, stage_seconds=0))
+
+        def reports() -> list[dict[str, Any]]:
+            return [json.loads(path.read_text()) for path in folder.glob("retention-scheduled-*.json")]
+
+        eventually(lambda: sum(report["results"]["delete_count"] for report in reports()) == 3, "no cleanup")
+        assert server.ask("GET", f"/analyze/results/{job['result_id']}").status == 410
+        assert server.job(job["job_id"])["status"] == "completed"
+    finally:
+        server.stop()
+    assert server.log().count("WARNING") == 0
+
+
 # ---------------------------------------------------------------- refusals at start
 
 
@@ -163,6 +197,8 @@ def test_behind_a_trusted_proxy_only_that_proxy_is_believed(tmp_path: Path) -> N
         (["--analysis", "no_such_module:f"], 2, "no_such_module"),
         (["--default-analysis", "no-such"], 2, "there is no no-such, only profile, selftest"),
         (["--lease-seconds", "10", "--heartbeat-seconds", "5"], 2, "at least three times"),
+        (["--data-root", "no-such-folder"], 2, "there is no folder no-such-folder"),
+        (["--work-dir", "/proc/nowhere"], 1, "cannot start"),
         (["--store-url", "mysql://x"], 1, "is not known"),
         (["--store-url", "postgresql://u:secret@h/d"], 1, "a password does not belong"),
         (["--host", "no such host"], 2, "not a host name"),

@@ -19,6 +19,8 @@ def bind(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as exc:
         raise StartError(f"cannot listen on {host}: {getattr(exc, 'strerror', None) or exc}") from exc
+    # A name with both kinds of address, such as localhost, means the kind that every client tries.
+    found.sort(key=lambda each: each[0] is not socket.AF_INET)
     family, kind, proto, _, address = found[0]
     sock = socket.socket(family, kind, proto)
     try:

@@ -88,6 +88,8 @@ def _check_settings(settings: Settings, infos: Sequence[AnalysisInfo]) -> None:
         check_bind(settings.host, settings.trusted_proxy)
     except ValueError as exc:
         faults.append(str(exc))
+    if settings.data_root is not None and not settings.data_root.is_dir():
+        faults.append(f"data_root: there is no folder {settings.data_root}")
     faults += [
         f"--analysis {info.source}: {info.unavailable_reason}"
         for info in infos
