@@ -177,7 +177,7 @@ def test_pages_of_jobs_lead_to_older_ones(client: Client) -> None:
     second = client.jobs(limit=2, cursor=first.next_cursor)
     third = client.jobs(limit=2, cursor=second.next_cursor)
 
-    assert [job.job_id for page in (first, second, third) for job in page.jobs] == ids[::-1]
+    assert [job.job_id for page in (first, second, third) for job in page.jobs] == sorted(ids, reverse=True)
     assert third.next_cursor is None
     assert [job.job_id for job in client.jobs(labels={"n": "3"}).jobs] == [ids[3]]
 
