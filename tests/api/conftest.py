@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,11 +19,18 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a fresh store; making one takes longer than most tests that need one."""
+    folder = tmp_path_factory.mktemp("store")
+    create_store(folder / "store.v1.json", store_id=new_id(), now=FakeClock().now())
+    return folder
+
+
 @pytest.fixture
-def rt(tmp_path: Path, clock: FakeClock) -> Iterator[Runtime]:
-    path = tmp_path / "store.v1.json"
-    create_store(path, store_id=new_id(), now=clock.now())
-    store = open_store(path, Mode.SERVE)
+def rt(tmp_path: Path, empty_store: Path, clock: FakeClock) -> Iterator[Runtime]:
+    shutil.copytree(empty_store, tmp_path, dirs_exist_ok=True)
+    store = open_store(tmp_path / "store.v1.json", Mode.SERVE)
     yield runtime(store, clock)
     store.close()
 

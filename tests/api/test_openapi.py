@@ -124,7 +124,7 @@ def test_no_request_made_from_it_breaks_the_service_or_its_word(rt: Runtime) -> 
             for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
                 strategy = result.ok().as_strategy(generation_mode=mode)
                 limits = settings(
-                    max_examples=20,
+                    max_examples=12,
                     deadline=None,
                     database=None,
                     phases=[Phase.generate],
