@@ -138,6 +138,7 @@ def test_jobs_are_listed_by_analysis_label_and_time_all_at_once(house: House) ->
     assert listed(house.store, JobFilter(labels=both, created_after=at)) == [late]
     assert listed(house.store, JobFilter(labels={"team": "minerals"})) == []
     assert listed(house.store, JobFilter(labels={"": ""})) == []
+    assert listed(house.store, JobFilter(labels={str(number): "" for number in range(1000)})) == []
 
 
 @pytest.mark.parametrize(

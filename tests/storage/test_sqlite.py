@@ -252,7 +252,7 @@ def test_a_commit_that_fails_acknowledges_nothing_and_the_connection_is_opened_a
 
     gate.set()
 
-    with pytest.raises(UnavailableError, match="disk I/O error"):
+    with pytest.raises(UnavailableError, match="disk I/O error; whether the change was kept is not known"):
         blocker.result(timeout=30)
     for future in futures:
         with pytest.raises(UnavailableError, match="disk I/O error"):

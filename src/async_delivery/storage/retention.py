@@ -35,9 +35,9 @@ from async_delivery.storage.dialects import ONE, ZERO, AnySelect, byte_length, i
 from async_delivery.storage.tables import (
     HAS_EVENTS,
     HAS_RESULTS,
+    IS_ENDED,
     IS_LEASED,
     IS_QUEUED,
-    IS_TERMINAL,
     RESULTS_CLOCK,
     events,
     jobs,
@@ -185,12 +185,12 @@ def _old_results(own_ttl: ColumnElement[int], until: str) -> AnySelect:
 OLD_RESULTS = _old_results(ZERO, "cutoff")
 OLD_RESULTS_OF_OWN_TTL = _old_results(ONE, "now")
 
-# Every condition again, in the statement that deletes. IS_TERMINAL and not HAS_RESULTS: with the predicate of the
+# Every condition again, in the statement that deletes. IS_ENDED and not HAS_RESULTS: with the predicate of the
 # index, SQLite would rather walk all old jobs in it than look up these few.
 _OLD_OF_THESE_RESULTS = (
     select(results.c.result_key)
     .join_from(results, jobs, results.c.job_id == jobs.c.job_id)
-    .where(is_one_of(results.c.result_key, param("the_keys")), text(IS_TERMINAL), not_(_HELD), _RESULT_OLD)
+    .where(is_one_of(results.c.result_key, param("the_keys")), text(IS_ENDED), not_(_HELD), _RESULT_OLD)
 )
 DELETE_BODIES = delete(result_bodies).where(result_bodies.c.result_key.in_(_OLD_OF_THESE_RESULTS))
 MARK_DELETED = (
@@ -241,7 +241,7 @@ OLD_LOGS = (
 )
 _OLD_OF_THESE_JOBS = select(jobs.c.job_id).where(
     is_one_of(jobs.c.job_id, param("the_job_ids")),
-    text(IS_TERMINAL),
+    text(IS_ENDED),
     jobs.c.held == ZERO,
     valid_instant(jobs.c.finished_at),
     jobs.c.finished_at <= param("cutoff"),

@@ -8,7 +8,7 @@ and SET. Cleanup and checks have files of their own.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache
 
 from sqlalchemy import (
     ColumnElement,
@@ -133,7 +133,7 @@ INSERT_REQUEST = _enter(job_requests, ["job_id", "org_id", *rows.REQUEST_COLUMNS
 FIND_REQUEST = select(*_pick(job_requests, rows.REQUEST_COLUMNS)).where(*_one_of(job_requests, "job_id"))
 
 
-@lru_cache(maxsize=256)
+@cache
 def list_jobs(
     statuses: int, labels: int, *, analysis: bool, after: bool, before: bool, page: bool, completed: bool
 ) -> AnySelect:

@@ -119,13 +119,15 @@ class _Batch:
             self._session.abandon()
             self._refuse(first, _unavailable(exc))
             return
+        committing = False
         try:
             self._run_functions(transaction, first)
+            committing = True
             self._session.commit()
         except sqlite3.Error as exc:
             # The whole transaction is gone (disk full, I/O error): nothing in it may be acknowledged.
             self._session.abandon()
-            self._lose(_unavailable(exc))
+            self._lose(_uncertain(exc) if committing else _unavailable(exc))
             return
         for future, value in self._done:
             future.set_result(value)
@@ -182,6 +184,16 @@ class _Batch:
             except Empty:
                 return
         self.ended = True
+
+
+def _uncertain(exc: sqlite3.Error) -> UnavailableError:
+    if getattr(exc, "sqlite_errorname", "").startswith("SQLITE_FULL"):
+        return _unavailable(exc)  # there was no room for the commit, so it is not there
+    error = UnavailableError(
+        f"the database failed to commit: {exc}; whether the change was kept is not known"
+    )
+    error.__cause__ = exc
+    return error
 
 
 def _unavailable(exc: BaseException) -> UnavailableError:

@@ -13,7 +13,7 @@ revision = "0001"
 down_revision = None
 
 _KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-_TERMINAL = "status IN ('completed', 'failed', 'canceled')"
+_ENDED = "status NOT IN ('queued', 'running', 'partial')"
 _RESULTS_CLOCK = "finished_at + ttl_requested * results_ttl_seconds * 1000000"
 
 
@@ -156,9 +156,9 @@ def _index_jobs() -> None:
         "jobs_with_results",
         "jobs",
         ["held", "ttl_requested", sa.text(f"({_RESULTS_CLOCK})")],
-        f"results_kept = 1 AND {_TERMINAL}",
+        f"results_kept = 1 AND {_ENDED}",
     )
-    _index("jobs_with_events", "jobs", ["held", "finished_at"], f"events_kept = 1 AND {_TERMINAL}")
+    _index("jobs_with_events", "jobs", ["held", "finished_at"], f"events_kept = 1 AND {_ENDED}")
 
 
 def _create_inputs() -> None:
