@@ -83,8 +83,8 @@ import pathlib, time
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "later"
+down_revision = "HEAD"
 
 
 def upgrade() -> None:
@@ -105,12 +105,12 @@ def later_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "migrations"
     source = Path(schema.__file__).parent / "migrations"
     (folder / "versions").mkdir(parents=True)
-    for name in ("env.py", "script.py.mako", "versions/0001_first_tables.py"):
-        (folder / name).write_text((source / name).read_text())
-    later = NEXT_REVISION.replace("MARKER", repr(str(tmp_path / "slow")))
-    (folder / "versions" / "0002_later.py").write_text(later)
-    monkeypatch.setattr(opening, "HEAD", "0002")
-    monkeypatch.setattr(opening, "REVISIONS", ("0001", "0002"))
+    for path in (source / "env.py", source / "script.py.mako", *(source / "versions").glob("*.py")):
+        (folder / path.relative_to(source)).write_text(path.read_text())
+    later = NEXT_REVISION.replace("MARKER", repr(str(tmp_path / "slow"))).replace("HEAD", schema.HEAD)
+    (folder / "versions" / "later.py").write_text(later)
+    monkeypatch.setattr(opening, "HEAD", "later")
+    monkeypatch.setattr(opening, "REVISIONS", (*schema.REVISIONS, "later"))
     monkeypatch.setattr(migrate.migrate_sqlite, "__kwdefaults__", {"script_location": str(folder)})
     return folder
 
@@ -123,16 +123,16 @@ def test_serving_brings_an_older_schema_up_to_date_with_everything_in_it(
     house.store.close()
     request.getfixturevalue("later_version")
 
-    with pytest.raises(StoreFileError, match=r"older schema 0001.*start the server"):
+    with pytest.raises(StoreFileError, match=rf"older schema {schema.HEAD}.*start the server"):
         open_store(tmp_path / "store.v1.json", Mode.TOOL)
-    with pytest.raises(StoreFileError, match=r"older schema 0001.*start the server"):
+    with pytest.raises(StoreFileError, match=rf"older schema {schema.HEAD}.*start the server"):
         open_store(tmp_path / "store.v1.json", Mode.READ_ONLY)
     house = House(open_store(tmp_path / "store.v1.json", Mode.SERVE))
 
     assert house.stored(job) == job
     assert house.violations() == []
     house.store.close()
-    assert rows_by_hand(tmp_path, "SELECT version_num FROM alembic_version") == [("0002",)]
+    assert rows_by_hand(tmp_path, "SELECT version_num FROM alembic_version") == [("later",)]
     assert rows_by_hand(tmp_path, "SELECT DISTINCT extra FROM jobs") == [("filled",)]
     open_store(tmp_path / "store.v1.json", Mode.TOOL).close()
 
@@ -173,7 +173,7 @@ def test_a_migration_that_is_killed_half_way_leaves_the_old_schema_whole(
 
 def test_a_migration_that_fails_leaves_the_old_schema_whole(tmp_path: Path, later_version: Path) -> None:
     with closing(connect(tmp_path / "new.sqlite3", "rwc")) as connection:
-        broken = later_version / "versions" / "0002_later.py"
+        broken = later_version / "versions" / "later.py"
         broken.write_text(
             broken.read_text().replace("op.execute(", "raise RuntimeError('broken')\n    op.execute(")
         )
