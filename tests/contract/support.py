@@ -189,6 +189,6 @@ class House:
         return self.store.read(lambda reader: reader.violations(20))
 
 
-def without_place(job: Job) -> Job:
-    """A delayed job once its time has come: due_at is gone."""
-    return replace(job, due_at=None)
+def without_delay(job: Job) -> Job:
+    """A delayed job once its time has come: due_at is gone, and since then it waits for a worker."""
+    return replace(job, queued_at=job.due_at or job.queued_at, due_at=None)

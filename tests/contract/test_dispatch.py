@@ -4,7 +4,7 @@ from itertools import groupby
 
 from async_delivery.domain.job import Job, Priority
 from async_delivery.storage.contract import Store
-from tests.contract.support import ALPHA, BETA, House, without_place
+from tests.contract.support import ALPHA, BETA, House, without_delay
 
 
 def owners(jobs: list[Job]) -> list[str]:
@@ -120,7 +120,7 @@ def test_a_delayed_job_whose_time_has_come_keeps_its_rank(house: House) -> None:
 
     claimable = house.store.write(lambda tx: tx.claimable(10, None, None, house.now))
 
-    assert claimable[0] == without_place(delayed)
+    assert claimable[0] == without_delay(delayed)
     assert len(claimable) == 4
 
 

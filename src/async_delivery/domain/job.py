@@ -102,7 +102,8 @@ class Job:
     result_id                  the final result, else the newest partial
     event_seq, result_seq      the last number given out, without gaps / strictly rising
     error                      why the latest attempt failed; final once status is failed
-    queued_at                  set at submit and whenever the job goes back to the queue
+    queued_at                  since when it waits for a worker: set at submit and whenever the job goes back to the
+                               queue; after a delay, the end of the delay
     submitted_at               set at submit, never changed
     due_at                     not to be claimed before; None means at once
     started_at                 start of the first attempt

@@ -87,7 +87,10 @@ class Signal:
         }
 
 
-_DELETES_HINT = "Check the TTLs, the time sources and the quality of the data (skipped_missing_timestamp) in the last reports."
+_DELETES_HINT = (
+    "Check the TTLs and the time sources, and in the last reports the quality of the data"
+    " (skipped_missing_timestamp)."
+)
 
 HTTP_5XX_RATE = SignalSpec(
     "async_result_permalink_http_5xx_rate_5m",

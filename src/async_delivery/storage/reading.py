@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from sqlalchemy.sql.expression import ClauseElement
 
+from async_delivery.domain.cleanup import CleanupRun, Pause
 from async_delivery.domain.errors import NotFoundError
 from async_delivery.domain.event import Event
 from async_delivery.domain.job import Attempt, Job, JobId, JobRequest, JobStatus, ResultId
@@ -18,7 +19,7 @@ from async_delivery.domain.notification import Channel, Notification
 from async_delivery.domain.result import Result
 from async_delivery.domain.retention import RetentionPolicy
 from async_delivery.domain.tenant import OrgId
-from async_delivery.storage import cells, checks, job_rows, retention, rows
+from async_delivery.storage import cells, checks, cleanup_runs, job_rows, retention, rows, stock
 from async_delivery.storage import statements as sql
 from async_delivery.storage.contract import (
     FoundResult,
@@ -26,6 +27,9 @@ from async_delivery.storage.contract import (
     InputFile,
     JobFilter,
     RetentionCount,
+    Section,
+    Stock,
+    StoreFacts,
 )
 from async_delivery.storage.dialects import Texts
 
@@ -75,6 +79,10 @@ class SqlReader:
 
     def damage(self, limit: int) -> list[str]:
         """What the database itself finds wrong with its file and its foreign keys, one sentence each."""
+        raise NotImplementedError
+
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the database and of its write-ahead log."""
         raise NotImplementedError
 
     def _one(self, statement: ClauseElement, params: Params) -> Sequence[Any] | None:
@@ -198,6 +206,24 @@ class SqlReader:
 
     def count_retention(self, policy: RetentionPolicy, now: datetime) -> RetentionCount:
         return retention.count(self, policy, now)
+
+    def stock(self, now: datetime, ended_before: datetime) -> Stock:
+        return stock.stock(self, now, ended_before)
+
+    def backlog(self, policy: RetentionPolicy, now: datetime, at_most: int) -> Mapping[Section, int]:
+        return stock.backlog(self, policy, now, at_most)
+
+    def cleanup_runs(self, since: datetime | None, limit: int) -> list[CleanupRun]:
+        return cleanup_runs.runs(self, since, limit)
+
+    def last_cleanup_success_at(self) -> datetime | None:
+        return cleanup_runs.last_success_at(self)
+
+    def cleanup_pause(self) -> Pause | None:
+        return cleanup_runs.pause(self)
+
+    def facts(self) -> StoreFacts:
+        return stock.facts(self)
 
     def violations(self, limit: int) -> list[str]:
         return checks.violations(self, limit)

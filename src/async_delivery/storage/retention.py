@@ -163,18 +163,23 @@ def count(reader: SqlReader, policy: RetentionPolicy, now: datetime) -> Retentio
 
 
 # ---------------------------------------------------------------- deleting results
+def past_their_time(own_ttl: ColumnElement[int], until: str) -> list[ColumnElement[bool]]:
+    """What is true of results joined to their jobs that a cleanup deletes, led by the columns of its index."""
+    return [
+        text(HAS_RESULTS),  # type: ignore[list-item]
+        jobs.c.held == ZERO,
+        jobs.c.ttl_requested == own_ttl,
+        param(until) >= _CLOCK,
+        _RESULT_VALID,
+        results.c.deleted_at.is_(None),
+    ]
+
+
 def _old_results(own_ttl: ColumnElement[int], until: str) -> AnySelect:
     return (
         select(results.c.result_key, results.c.org_id, results.c.size_bytes, results.c.job_id)
         .join_from(jobs, results, results.c.job_id == jobs.c.job_id)
-        .where(
-            text(HAS_RESULTS),
-            jobs.c.held == ZERO,
-            jobs.c.ttl_requested == own_ttl,
-            param(until) >= _CLOCK,
-            _RESULT_VALID,
-            results.c.deleted_at.is_(None),
-        )
+        .where(*past_their_time(own_ttl, until))
         .order_by(_CLOCK)
         .limit(param("at_most"))
         .offset(ZERO)

@@ -74,6 +74,14 @@ def connect_writer(path: Path) -> sqlite3.Connection:
 State = tuple[int, int]
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def resting_state(path: Path) -> State | None:
     """What a file at rest is recognised by (size and time of its last change), or None while its log holds
     anything: then a writer has it open, or the last one was killed."""

@@ -11,6 +11,7 @@ from sqlalchemy import func, select, text
 from async_delivery.storage.contract import StoreInfo
 from async_delivery.storage.dialects import AnySelect
 from async_delivery.storage.reading import SqlReader
+from async_delivery.storage.sqlite_files import size_of
 from async_delivery.storage.tables import (
     IS_LEASED,
     IS_QUEUED,
@@ -49,17 +50,10 @@ def describe(reader: SqlReader, path: Path, revision: str) -> StoreInfo:
         database=str(path),
         schema_revision=revision,
         durability=DURABILITY,
-        size_bytes=sum(_size(path.with_name(path.name + suffix)) for suffix in ("", "-wal")),
+        size_bytes=sum(size_of(path.with_name(path.name + suffix)) for suffix in ("", "-wal")),
         counts={name: int(reader.run(statement, {}).fetchone()[0]) for name, statement in COUNTS.items()},
         warnings=tuple(_warnings(path)),
     )
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
 
 
 def _warnings(path: Path) -> list[str]:

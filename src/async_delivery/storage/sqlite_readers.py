@@ -14,7 +14,7 @@ import orjson
 from async_delivery.domain.errors import UnavailableError
 from async_delivery.storage.dialects import SQLITE, Texts
 from async_delivery.storage.reading import SqlReader
-from async_delivery.storage.sqlite_files import connect_reader, resting_state
+from async_delivery.storage.sqlite_files import connect_reader, resting_state, size_of
 
 T = TypeVar("T")
 
@@ -37,6 +37,10 @@ class SqliteReader(SqlReader):
                 f"the database file: row {row} of {table} points to a row of {parent} that is not there"
             )
         return broken
+
+    def sizes(self) -> tuple[int, int]:
+        path = Path(self._connection.execute("PRAGMA database_list").fetchone()[2])
+        return size_of(path), size_of(path.with_name(path.name + "-wal"))
 
 
 class _Handle:

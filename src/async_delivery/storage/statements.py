@@ -177,7 +177,12 @@ FIND_DUE = (
     .offset(ZERO)
     .with_for_update(skip_locked=True)
 )
-PROMOTE = update(jobs).where(*_one_of(jobs, "job_id")).values(due_at=null(), place=param("place"))
+# From here on it waits for a worker; before, it waited for its time.
+PROMOTE = (
+    update(jobs)
+    .where(*_one_of(jobs, "job_id"))
+    .values(queued_at=jobs.c.due_at, due_at=null(), place=param("place"))
+)
 SET_PLACE = update(jobs).where(*_one_of(jobs, "job_id"), text(IN_LINE)).values(place=param("place"))
 
 # The front of the queue over all tenants.

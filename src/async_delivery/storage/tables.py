@@ -46,6 +46,7 @@ IS_TERMINAL = "status IN ('completed', 'failed', 'canceled')"
 IS_ENDED = "status NOT IN ('queued', 'running', 'partial')"
 HAS_RESULTS = f"results_kept = 1 AND {IS_ENDED}"
 HAS_EVENTS = f"events_kept = 1 AND {IS_ENDED}"
+IS_IN_APP = "channel = 'in_app'"
 # When the job ended; for a job with a TTL of its own, when its results are over.
 RESULTS_CLOCK = "finished_at + ttl_requested * results_ttl_seconds * 1000000"
 
@@ -152,6 +153,23 @@ jobs = Table(
         "job_id",
         sqlite_where=text(IN_LINE),
         postgresql_where=text(IN_LINE),
+    ),
+    # For metrics: how many wait and since when, and how many have ended how. The column of the predicate is in the
+    # index, because SQLite would look it up in the table otherwise.
+    Index(
+        "jobs_waiting",
+        "analysis",
+        "queued_at",
+        "place",
+        sqlite_where=text(IN_LINE),
+        postgresql_where=text(IN_LINE),
+    ),
+    Index(
+        "jobs_ended",
+        "analysis",
+        "status",
+        sqlite_where=text(IS_TERMINAL),
+        postgresql_where=text(IS_TERMINAL),
     ),
     Index("jobs_delayed", "due_at", sqlite_where=text(IS_DELAYED), postgresql_where=text(IS_DELAYED)),
     Index(
@@ -355,6 +373,13 @@ notifications = Table(
     CheckConstraint("channel IN ('in_app', 'email', 'webhook')", name="channel"),
     CheckConstraint("delivery_status IN ('pending', 'sent', 'failed')", name="delivery_status"),
     Index("notifications_of_job", "job_id", "notification_id"),
+    Index(
+        "notifications_in_app",
+        "channel",
+        "template_key",
+        sqlite_where=text(IS_IN_APP),
+        postgresql_where=text(IS_IN_APP),
+    ),
 )
 
 idempotency_keys = Table(
@@ -370,7 +395,28 @@ idempotency_keys = Table(
     sqlite_with_rowid=False,
 )
 
-# Facts about the store itself: store_id, created_at.
+cleanup_runs = Table(
+    "cleanup_runs",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("runner", Text, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger, nullable=False),
+    Column("exit_code", Integer, nullable=False),
+    Column("results_deleted", BigInteger, nullable=False),
+    Column("results_kept", BigInteger, nullable=False),
+    Column("events_deleted", BigInteger, nullable=False),
+    Column("events_kept", BigInteger, nullable=False),
+    Column("skipped_missing_timestamp", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("results_ttl_seconds", BigInteger),
+    Column("events_ttl_seconds", BigInteger),
+    Column("report", Text, nullable=False),
+    CheckConstraint("exit_code BETWEEN 0 AND 3", name="exit_code"),
+    Index("cleanup_runs_by_end", "finished_at", "run_id"),
+)
+
+# Facts about the store itself: store_id, created_at; a pause of its cleanups; the last probe.
 meta = Table(
     "meta",
     metadata,

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from async_delivery.domain.cleanup import CleanupRun, Pause
 from async_delivery.domain.errors import AsyncDeliveryError, ConflictError, LeaseLostError, NotFoundError
 from async_delivery.domain.job import Fence, Job, JobId, JobStatus
 from async_delivery.domain.lifecycle import Change
 from async_delivery.domain.retention import RetentionPolicy
 from async_delivery.domain.tenant import OrgId
-from async_delivery.storage import cells, dispatch, job_rows, retention, rows
+from async_delivery.storage import cells, cleanup_runs, dispatch, job_rows, retention, rows
 from async_delivery.storage import statements as sql
 from async_delivery.storage.contract import (
     IDEMPOTENCY_TTL_SECONDS,
@@ -242,6 +243,15 @@ class SqlTransaction(SqlReader):
         if section is Section.RESULTS:
             return retention.delete_results(self, policy, now, limit)
         return retention.delete_events(self, policy, now, limit)
+
+    def record_cleanup(self, run: CleanupRun) -> None:
+        cleanup_runs.record(self, run)
+
+    def set_cleanup_pause(self, pause: Pause | None) -> None:
+        cleanup_runs.set_pause(self, pause)
+
+    def probe(self, now: datetime) -> None:
+        cleanup_runs.probe(self, now)
 
     def prune(self, now: datetime, limit: int) -> Mapping[str, int]:
         keys_before = cells.to_micros(now - timedelta(seconds=IDEMPOTENCY_TTL_SECONDS))
