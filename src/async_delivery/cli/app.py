@@ -19,6 +19,7 @@ from async_delivery.cli.output import Failed, say
 from async_delivery.cli.results import result
 from async_delivery.cli.retention import cleanup
 from async_delivery.cli.serve import serve
+from async_delivery.cli.smoke import smoke
 from async_delivery.cli.store import store
 from async_delivery.cli.submit import retry, submit
 from async_delivery.domain.errors import AsyncDeliveryError
@@ -35,7 +36,7 @@ def cli() -> None:
     """Run long analyses in the background and have them delivered."""
 
 
-for _command in (serve, submit, wait, watch, result, jobs, cancel, retry, analyses, cleanup, store):
+for _command in (serve, submit, wait, watch, result, jobs, cancel, retry, analyses, cleanup, smoke, store):
     cli.add_command(_command)
 
 

@@ -86,6 +86,14 @@ def client_options(command: Command) -> Command:
 
 def open_client(base_url: str | None, org: str | None) -> Client:
     """A client by its options and the environment. Raises UsageError."""
+    url, org_id = server_address(base_url), tenant(org)
+    from async_delivery.client import Client
+
+    return Client(url, org_id=org_id)
+
+
+def server_address(base_url: str | None) -> str:
+    """Where the server is, by --base-url or the environment. Raises UsageError."""
     source = "--base-url" if base_url else BASE_URL_VARIABLE
     url = base_url or os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL
     try:
@@ -95,15 +103,18 @@ def open_client(base_url: str | None, org: str | None) -> Client:
         usable = False
     if not usable:
         raise click.UsageError(f"{source}: {url!r} is not a URL such as {DEFAULT_BASE_URL}")
+    return url
+
+
+def tenant(org: str | None) -> str | None:
+    """Which tenant to act as, by --org or the environment; None for neither. Raises UsageError."""
     org_id = org or os.environ.get(ORG_VARIABLE) or None
     if org_id is not None:
         try:
             parse_org_id(org_id, field="--org" if org else ORG_VARIABLE)
         except ValidationError as exc:
             raise click.UsageError(exc.message) from exc
-    from async_delivery.client import Client
-
-    return Client(url, org_id=org_id)
+    return org_id
 
 
 class _Seconds(click.ParamType[float]):

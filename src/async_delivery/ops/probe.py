@@ -1,0 +1,134 @@
+"""Asks a server single questions over HTTP and reports the bare answers: whatever comes back is a fact, no error.
+
+For checks and triage, which want to see a refusal as it is; programs use ``client``. Imports httpx2 only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import httpx2
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class UnreachableError(Exception):
+    """No answer: the server is not there, or took too long; one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer.
+
+    asked     method and path
+    body      the parsed JSON object; empty if the answer has none
+    seconds   from the question to the end of the answer
+    """
+
+    asked: str
+    status: int
+    body: Mapping[str, Any]
+    seconds: float
+    request_id: str | None = None
+    text: str = field(default="", repr=False)
+
+    @property
+    def code(self) -> str:
+        """The error code of a refusal; empty otherwise."""
+        return str(self.body.get("code") or "")
+
+    def said(self) -> str:
+        """One line on a refusal: question, status, code, message, and the request's name in the server's log."""
+        what = f"{self.asked} answers {self.status}"
+        if self.code:
+            what += f" {self.code}: {str(self.body.get('message'))[:200]}"
+        elif self.status >= 400:
+            what += ", and not as this service would"
+        return f"{what} (request {self.request_id})" if self.request_id else what
+
+
+class Probe:
+    """Asks one server. Not to be shared between threads. A context manager."""
+
+    def __init__(
+        self, base_url: str, headers: Sequence[tuple[str, str]] = (), *, timeout_seconds: float = 10.0
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.timeout_seconds = timeout_seconds
+        host = urlsplit(self.base_url).hostname or ""
+        self._http = httpx2.Client(
+            base_url=self.base_url,
+            headers=[*headers, ("User-Agent", "async-delivery-probe")],
+            # A proxy of the environment is for other machines: one's own server is asked directly.
+            trust_env=host not in _LOOPBACK,
+            timeout=httpx2.Timeout(timeout_seconds, connect=min(5.0, timeout_seconds)),
+        )
+
+    def __enter__(self) -> Probe:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._http.close()
+
+    def get(
+        self, path: str, params: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """The answer, whatever it is. Raises UnreachableError."""
+        return self._ask("GET", path, params=dict(params or {}), headers=dict(headers or {}))
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Answer:
+        """The answer to a POST. Raises UnreachableError."""
+        return self._ask("POST", path, json=body)
+
+    def _ask(self, method: str, path: str, **more: Any) -> Answer:
+        began = perf_counter()
+        shown = shown_url(self.base_url)
+        try:
+            got = self._http.request(method, path, **more)
+        except httpx2.ConnectError as exc:
+            raise UnreachableError(f"no server answers at {shown} ({_first_line(exc)})") from exc
+        except httpx2.TimeoutException as exc:
+            raise UnreachableError(f"{shown}{path} did not answer in {self.timeout_seconds:g} s") from exc
+        except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
+            raise UnreachableError(f"{shown}{path}: {_first_line(exc)}") from exc
+        return Answer(
+            f"{method} {path}",
+            got.status_code,
+            _object(got.content),
+            perf_counter() - began,
+            got.headers.get("X-Request-Id"),
+            got.text,
+        )
+
+
+def segment(text: str) -> str:
+    """One segment of a path: an id that came from a person may hold anything."""
+    return quote(text, safe="")
+
+
+def shown_url(url: str) -> str:
+    """``url`` without a user and password in it."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+
+
+def _object(content: bytes) -> Mapping[str, Any]:
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _first_line(exc: Exception) -> str:
+    lines = str(exc).splitlines()
+    return lines[0] if lines else type(exc).__name__
