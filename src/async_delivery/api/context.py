@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +21,6 @@ from async_delivery.api.quotas import HeldAnswers, RequestRate
 from async_delivery.api.request import Call, Receive
 from async_delivery.api.waits import Waits
 from async_delivery.domain.errors import (
-    AsyncDeliveryError,
     FieldIssue,
     NotFoundError,
     UnavailableError,
@@ -32,7 +31,6 @@ from async_delivery.domain.result import View
 from async_delivery.engine.estimates import Estimates
 from async_delivery.engine.quota import QueueQuota
 from async_delivery.engine.runtime import Runtime
-from async_delivery.storage.contract import StoreInfo
 
 if TYPE_CHECKING:
     from async_delivery.api.results import Head
@@ -44,7 +42,6 @@ _THREADS = 16
 _UPLOAD_THREADS = 32
 _DRAIN_RETRY_SECONDS = 10
 _MEMO_SIZE = 2_000
-_INFO_SECONDS = 1.0
 # Wider than the ids made here, as an older store that was converted kept its own.
 _IDENT = re.compile(r"[A-Za-z0-9_.:-]{1,128}\Z")
 
@@ -91,7 +88,6 @@ class Api:
         self.in_flight: set[tuple[str, str]] = set()
         self._threads = ThreadPoolExecutor(_THREADS, "api")
         self._uploads = ThreadPoolExecutor(_UPLOAD_THREADS, "api-upload")
-        self._info: Future[StoreInfo] | None = None
 
     async def read(self, question: Callable[[], T]) -> T:
         """Ask the store: on the event loop where reads are that short, else on a thread."""
@@ -111,20 +107,6 @@ class Api:
         """Raises UnavailableError once the server is about to stop: what is accepted now would only wait."""
         if self.draining():
             raise UnavailableError("the server is stopping and takes no new jobs", _DRAIN_RETRY_SECONDS)
-
-    async def durability(self) -> str:
-        """What the store says of its durability; ``unknown`` while it cannot say, or takes its time over it.
-
-        Asked once: the store counts all its rows on the way.
-        """
-        if self._info is None or (self._info.done() and self._info.exception()):
-            self._info = self._threads.submit(self.rt.store.info)
-        try:
-            # Shielded, so that one impatient request does not take the answer away from the next.
-            info = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._info)), _INFO_SECONDS)
-        except (TimeoutError, AsyncDeliveryError):
-            return "unknown"
-        return info.durability
 
     def close(self) -> None:
         """Let go of the store's signals and of the threads."""

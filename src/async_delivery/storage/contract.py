@@ -333,10 +333,12 @@ class Store(Protocol):
 
     inline_reads   a read is so short that an event loop may do it itself
     exclusive      only one process at a time can serve it, so every lease of another worker is over
+    durability     what an acknowledged write has survived, in one sentence for people
     """
 
     inline_reads: bool
     exclusive: bool
+    durability: str
 
     def read(self, fn: Callable[[Reader], T]) -> T:
         """Run ``fn`` over one snapshot. Raises UnavailableError if the database cannot be read."""

@@ -20,7 +20,7 @@ from async_delivery.domain.errors import UnavailableError
 from async_delivery.storage.contract import Reader, Signal, StoreInfo, Transaction
 from async_delivery.storage.locks import CleanupLock, LockFile
 from async_delivery.storage.sqlite_files import BUSY_SECONDS, connect_writer, lock_path
-from async_delivery.storage.sqlite_info import describe
+from async_delivery.storage.sqlite_info import DURABILITY, describe
 from async_delivery.storage.sqlite_readers import TEXTS, Readers, SqliteReader
 from async_delivery.storage.writer import Writer
 from async_delivery.storage.writing import SqlTransaction
@@ -127,6 +127,7 @@ class SqliteStore:
 
     inline_reads = True
     exclusive = True
+    durability = DURABILITY
 
     def __init__(self, path: Path, lock: LockFile | None, revision: str) -> None:
         """Take over ``lock``, which holds what the mode needs; without one, the store can only be read.
