@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, and_, column, exists, func, literal_column, or_, select, table, text
+from sqlalchemy import ColumnElement, column, exists, func, literal_column, or_, select, table, text
 from sqlalchemy.sql.expression import ClauseElement
 
 from async_delivery.domain.instant import parse_instant
@@ -61,7 +61,14 @@ COUNT_IN_LINE = (
 OLDEST_DUE = select(func.min(jobs.c.due_at)).where(text(IS_DELAYED), jobs.c.due_at <= param("now"))
 
 COUNT_ENDS_TOLD = select(func.count()).select_from(notifications).where(_IS_END_TOLD)
-_TOLD = exists(select(ONE).where(notifications.c.job_id == jobs.c.job_id, _IS_END_TOLD))
+# Spelled so that SQLite looks up the few rows of the job, and does not walk all of the index above for each.
+_TOLD = exists(
+    select(ONE).where(
+        notifications.c.job_id == jobs.c.job_id,
+        text("coalesce(channel, '') = 'in_app'"),
+        text(f"coalesce(template_key, '') IN ({_TEMPLATES})"),
+    )
+)
 COUNT_NOT_TOLD = select(func.count()).select_from(
     select(ONE.label("one"))
     .select_from(jobs)
@@ -119,8 +126,11 @@ _BACKLOG_OF_EVENTS = _bounded(
     .where(
         text(HAS_EVENTS),
         jobs.c.held == ZERO,
+        # Not valid_instant: of two upper bounds SQLite would take the one in it, and walk all of history. What is
+        # at or before a cutoff is a number, as text sorts above all numbers.
+        jobs.c.finished_at >= literal_column(str(cells.MIN_INSTANT)),
         jobs.c.finished_at <= param("cutoff"),
-        and_(valid_instant(jobs.c.finished_at), valid_instant(events.c.occurred_at)),
+        valid_instant(events.c.occurred_at),
     )
 )
 
