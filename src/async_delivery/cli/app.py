@@ -14,6 +14,7 @@ import click
 
 from async_delivery import __version__
 from async_delivery.cli.analyses import analyses
+from async_delivery.cli.doctor import doctor
 from async_delivery.cli.jobs import cancel, jobs, wait, watch
 from async_delivery.cli.output import Failed, say
 from async_delivery.cli.results import result
@@ -22,6 +23,7 @@ from async_delivery.cli.serve import serve
 from async_delivery.cli.smoke import smoke
 from async_delivery.cli.store import store
 from async_delivery.cli.submit import retry, submit
+from async_delivery.cli.triage import triage
 from async_delivery.domain.errors import AsyncDeliveryError
 from async_delivery.settings import SettingsError
 
@@ -36,7 +38,22 @@ def cli() -> None:
     """Run long analyses in the background and have them delivered."""
 
 
-for _command in (serve, submit, wait, watch, result, jobs, cancel, retry, analyses, cleanup, smoke, store):
+for _command in (
+    serve,
+    submit,
+    wait,
+    watch,
+    result,
+    jobs,
+    cancel,
+    retry,
+    analyses,
+    cleanup,
+    smoke,
+    triage,
+    doctor,
+    store,
+):
     cli.add_command(_command)
 
 

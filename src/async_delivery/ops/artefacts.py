@@ -27,10 +27,10 @@ def check_writable(folder: Path) -> None:
         file.write(b"\n")
 
 
-def write_new(folder: Path, stem: str, suffix: str, data: bytes) -> Path:
+def write_new(folder: Path, stem: str, suffix: str, data: bytes, *, private: bool = False) -> Path:
     """Write a file that was not there: ``stem`` + ``suffix``, with a number between them if that is taken.
 
-    It appears whole or not at all. Raises OSError.
+    It appears whole or not at all. ``private``: for its owner's eyes. Raises OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{stem}.", suffix=".part", dir=folder)
@@ -40,8 +40,9 @@ def write_new(folder: Path, stem: str, suffix: str, data: bytes) -> Path:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files for their owner's eyes; a report is for those who may see new files.
-        part.chmod(0o666 & ~_umask())
+        if not private:
+            # mkstemp makes files for their owner's eyes; a report is for those who may see new files.
+            part.chmod(0o666 & ~_umask())
         number = 1
         while True:
             target = folder / f"{stem}{f'-{number}' if number > 1 else ''}{suffix}"

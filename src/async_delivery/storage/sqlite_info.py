@@ -22,6 +22,7 @@ from async_delivery.storage.tables import (
     results,
 )
 
+SQLITE_VERSION = sqlite3.sqlite_version
 DURABILITY = "a write is acknowledged after it is synced to disk (WAL, synchronous=FULL)"
 _LOCAL_MEMORY = frozenset({"tmpfs", "ramfs"})
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "glusterfs", "lustre"})
