@@ -11,7 +11,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from async_delivery.domain.errors import ValidationError
+from async_delivery.domain.errors import StoreBusyError, ValidationError
+from async_delivery.domain.instant import format_instant
 
 MAX_WHY = 500
 MAX_BY = 128
@@ -71,3 +72,16 @@ class Pause:
         for name, text, longest in (("why", self.why, MAX_WHY), ("by", self.by, MAX_BY)):
             if not text.strip() or len(text) > longest or not text.isprintable():
                 raise ValidationError.of(name, f"must be one line of 1 to {longest} printable characters")
+
+
+class CleanupPausedError(StoreBusyError):
+    """An operator has paused the cleanups of this store; nothing was touched."""
+
+    code = "cleanup_paused"
+
+    def __init__(self, pause: Pause) -> None:
+        super().__init__(
+            f"cleanups are paused since {format_instant(pause.paused_at)} by {pause.by}: {pause.why}"
+            " (`async-delivery cleanup resume` lifts it, --force goes ahead once)"
+        )
+        self.pause = pause

@@ -1,7 +1,8 @@
 """Cleanup: one function behind the server's chore, the script and the command.
 
 Old rows go in small committed batches, sized so that each holds the writer for about TARGET_BATCH_SECONDS; what
-was committed stands when something stops the run half-way, and the report counts exactly that.
+was committed stands when something stops the run half-way, and the report counts exactly that. Every live run is
+remembered in its store, refused ones included; what is made of that is in ``cleanups``.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from datetime import datetime
 from time import perf_counter
 
 from async_delivery import telemetry
-from async_delivery.domain.errors import UnavailableError
-from async_delivery.domain.retention import RetentionPolicy, RetentionReport, SectionCount
-from async_delivery.engine.runtime import SystemClock
+from async_delivery.domain.cleanup import CleanupPausedError, Runner
+from async_delivery.domain.errors import AsyncDeliveryError, StoreBusyError, UnavailableError
+from async_delivery.domain.retention import ExitCode, RetentionPolicy, RetentionReport, SectionCount
+from async_delivery.engine import cleanups
+from async_delivery.engine.runtime import Clock, SystemClock
 from async_delivery.storage.contract import Deleted, RetentionCount, Section, Store, Transaction
 
 TARGET_BATCH_SECONDS = 0.015
@@ -33,36 +36,101 @@ def cleanup_retention(
     now: datetime | None = None,
     store_file: str = "",
     stop: Stop = lambda: False,
+    force: bool = False,
 ) -> RetentionReport:
     """Delete results and events of jobs that ended longer ago than the TTLs, or count them in a dry run.
 
     now         the instant the TTLs are counted from (aware UTC); the machine's clock where None
     store_file  how the report names the store
     stop        asked between batches; True ends the run, and the report says so
-    Raises ValidationError for a bad TTL, StoreBusyError while another cleanup runs, UnavailableError if the store
-    cannot be read; each before anything was touched. Later faults are in the report's errors.
+    force       go ahead although cleanups are paused
+    Raises ValidationError for a bad TTL, CleanupPausedError, StoreBusyError while another cleanup runs,
+    UnavailableError if the store cannot be read; each before anything was deleted. Later faults are in the
+    report's errors.
     """
     policy = RetentionPolicy(results_ttl_seconds, events_ttl_seconds)
-    clock = SystemClock()
+    return run_cleanup(
+        store,
+        policy,
+        runner=Runner.PYTHON,
+        dry_run=dry_run,
+        now=now,
+        store_file=store_file,
+        stop=stop,
+        force=force,
+    )
+
+
+def run_cleanup(
+    store: Store,
+    policy: RetentionPolicy,
+    *,
+    runner: Runner,
+    dry_run: bool = False,
+    now: datetime | None = None,
+    store_file: str = "",
+    stop: Stop = lambda: False,
+    force: bool = False,
+    clock: Clock | None = None,
+) -> RetentionReport:
+    """``cleanup_retention`` for those of this house; ``runner`` says who, ``clock`` tells the time of the run.
+
+    The server's own run that finds another one busy, or a pause, is not remembered: it has been asked by nobody
+    and will come again.
+    """
+    clock = clock or SystemClock()
     started_at = clock.now()
     at = now or started_at
     if dry_run:
         found = store.read(lambda reader: reader.count_retention(policy, at))
         return _report(store_file, policy, True, at, started_at, clock.now(), found, ())
-    with store.cleanup_lock():
-        found = store.read(lambda reader: reader.count_retention(policy, at))
-        sweep = _Sweep(store, policy, at, stop)
-        errors = sweep.run()
-        report = _report(store_file, policy, False, at, started_at, clock.now(), sweep.account(found), errors)
-    telemetry.emit("cleanup.finished", report=report)
+    try:
+        with store.cleanup_lock():
+            report = _sweep(store, policy, at, started_at, clock, store_file, stop, force)
+            report = cleanups.remember(store, report, runner)
+    except AsyncDeliveryError as exc:
+        busy = isinstance(exc, StoreBusyError)
+        if not (busy and runner is Runner.SERVER):
+            code = ExitCode.BUSY if busy else ExitCode.REFUSED
+            cleanups.remember_refusal(store, runner, code, exc.message, started_at, clock.now(), policy)
+        raise
+    telemetry.emit("cleanup.finished", report=report, runner=runner)
     return report
+
+
+def _sweep(
+    store: Store,
+    policy: RetentionPolicy,
+    now: datetime,
+    started_at: datetime,
+    clock: Clock,
+    store_file: str,
+    stop: Stop,
+    force: bool,
+) -> RetentionReport:
+    if not force and (pause := cleanups.paused(store)):
+        raise CleanupPausedError(pause)
+    found = store.read(lambda reader: reader.count_retention(policy, now))
+
+    def why_stop() -> str | None:
+        if stop():
+            return "stopped on request before everything old was deleted"
+        if not force and (pause := cleanups.paused(store)):
+            return f"paused by {pause.by} before everything old was deleted: {pause.why}"
+        return None
+
+    sweep = _Sweep(store, policy, now, why_stop)
+    errors = sweep.run()
+    return _report(store_file, policy, False, now, started_at, clock.now(), sweep.account(found), errors)
 
 
 class _Sweep:
     """One live run: deletes batch after batch and remembers what was committed."""
 
-    def __init__(self, store: Store, policy: RetentionPolicy, now: datetime, stop: Stop) -> None:
-        self._store, self._policy, self._now, self._stop = store, policy, now, stop
+    def __init__(
+        self, store: Store, policy: RetentionPolicy, now: datetime, why_stop: Callable[[], str | None]
+    ) -> None:
+        self._store, self._policy, self._now, self._why_stop = store, policy, now, why_stop
         self._counts: Counter[Section] = Counter()
         self._bytes: Counter[Section] = Counter()
         self._tenants: dict[str, Counter[Section]] = defaultdict(Counter)
@@ -71,9 +139,9 @@ class _Sweep:
         for section in (Section.RESULTS, Section.EVENTS):
             limit = _FIRST_BATCH
             while True:
-                if self._stop():
-                    return ("stopped on request before everything old was deleted",)
                 try:
+                    if why := self._why_stop():
+                        return (why,)
                     deleted, seconds = self._batch(section, limit)
                 except UnavailableError as exc:
                     return (f"{section}: {exc.message}",)
