@@ -6,11 +6,12 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+from async_delivery.domain.cleanup import Runner
 from async_delivery.domain.job import JobId
-from async_delivery.domain.retention import RetentionReport
+from async_delivery.domain.retention import RetentionPolicy, RetentionReport
 from async_delivery.domain.smoke import Profile
 from async_delivery.domain.tenant import OrgId
-from async_delivery.engine.retention import cleanup_retention
+from async_delivery.engine.retention import run_cleanup
 from async_delivery.ops.checks import Check
 from async_delivery.ops.probe import Probe
 from async_delivery.ops.smoke import Plan, SmokeReport, run_smoke
@@ -26,24 +27,20 @@ class StoreFileAtHand:
 
     def __init__(self, settings: Settings) -> None:
         self.name = str(settings.store_file)
-        self._settings = settings
+        self._store_file = settings.store_file
+        self._policy = RetentionPolicy(settings.results_ttl_seconds, settings.events_ttl_seconds)
 
     def has_job(self, org_id: str, job_id: str) -> bool:
         _, found = look(
-            self._settings.store_file,
+            self._store_file,
             lambda store: store.read(lambda reader: reader.find_job(OrgId(org_id), JobId(job_id))),
         )
         return found is not None
 
     def clean_up(self, *, dry_run: bool, now: datetime | None) -> RetentionReport:
-        with open_for_cleanup(self._settings.store_file, dry_run=dry_run) as store:
-            return cleanup_retention(
-                store,
-                results_ttl_seconds=self._settings.results_ttl_seconds,
-                events_ttl_seconds=self._settings.events_ttl_seconds,
-                dry_run=dry_run,
-                now=now,
-                store_file=self.name,
+        with open_for_cleanup(self._store_file, dry_run=dry_run) as store:
+            return run_cleanup(
+                store, self._policy, runner=Runner.COMMAND, dry_run=dry_run, now=now, store_file=self.name
             )
 
 
