@@ -30,7 +30,7 @@ class Said:
     text: str
 
 
-def promtool(*arguments: str, cwd: Path = FOLDER) -> Said:
+def promtool(*arguments: str, cwd: Path = FOLDER, stdin: str = "") -> Said:
     """Run promtool; skips the test where there is none."""
     program = shutil.which("promtool")
     if program is None:
@@ -38,6 +38,7 @@ def promtool(*arguments: str, cwd: Path = FOLDER) -> Said:
     done = subprocess.run(
         [program, *arguments],
         cwd=cwd,
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=_DEADLINE_SECONDS,
