@@ -1,0 +1,54 @@
+"""The five signals as they stand now: from the permalink's last minutes and a look at the store.
+
+Levels and thresholds are decided in ``domain.signal``; here is only where each value comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from async_delivery.domain import signal
+from async_delivery.domain.signal import Level, Signal, SignalSpec, judge, judge_deletes
+from async_delivery.ops.stock import Look
+from async_delivery.ops.windows import LONG_SECONDS, SHORT_SECONDS, Window
+from async_delivery.storage.contract import Section
+
+
+def measure(window: Window, look: Look | None, monotonic_now: float, now: datetime) -> list[Signal]:
+    """All of them, in the order of ``domain.signal.SPECS``.
+
+    look            None if the store cannot be read: what is in it is then not known (no_data)
+    monotonic_now   by the clock with which answers were added to ``window``
+    """
+    short = window.look(monotonic_now, SHORT_SECONDS)
+    long = window.look(monotonic_now, LONG_SECONDS)
+    p95_ms = None if long.p95_seconds is None else round(1000 * long.p95_seconds, 3)
+    return [
+        _judged(signal.HTTP_5XX_RATE, short.failed_share, now),
+        _judged(signal.P95_MS, p95_ms, now),
+        *_of_store(look, now),
+    ]
+
+
+def _of_store(look: Look | None, now: datetime) -> Sequence[Signal]:
+    if look is None:
+        return [
+            Signal(spec, None, Level.NO_DATA, now)
+            for spec in (
+                signal.CLEANUP_EXIT_CODE,
+                signal.RESULTS_DELETE_COUNT,
+                signal.EVENTS_DELETE_COUNT,
+                signal.WITHOUT_IN_APP,
+            )
+        ]
+    return [
+        _judged(signal.CLEANUP_EXIT_CODE, float(look.runs[0].exit_code) if look.runs else None, now),
+        judge_deletes(signal.RESULTS_DELETE_COUNT, look.points(Section.RESULTS), look.at),
+        judge_deletes(signal.EVENTS_DELETE_COUNT, look.points(Section.EVENTS), look.at),
+        _judged(signal.WITHOUT_IN_APP, float(look.stock.terminal_without_in_app), look.at),
+    ]
+
+
+def _judged(spec: SignalSpec, value: float | None, at: datetime) -> Signal:
+    return Signal(spec, value, judge(spec, value), at)
