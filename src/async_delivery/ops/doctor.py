@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 from importlib import metadata
-from json import JSONDecodeError, loads
+from json import JSONDecodeError, dumps, loads
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from async_delivery.domain.signal import WITHOUT_IN_APP
 from async_delivery.engine.runtime import Clock, SystemClock
 from async_delivery.ops.artefacts import as_json, read_artefacts
 from async_delivery.ops.probe import Answer, Probe, UnreachableError, shown_url
-from async_delivery.ops.scrub import Scrubber, named_tenants
+from async_delivery.ops.scrub import Scrubber, named_tenants, without_key_blocks
 from async_delivery.ops.triage.store import Look
 from async_delivery.storage.contract import Reader, Store
 from async_delivery.storage.sqlite_info import SQLITE_VERSION
@@ -44,6 +44,7 @@ _LOG_LINES = 500
 _LONGEST_LINE = 4_000
 _CLEANUPS = 20
 _METRICS_BYTES = 2 * 1024 * 1024
+# The last of each kind; the second takes what neither the server's schedule nor a smoke run has written.
 _PATTERNS = ("retention-scheduled-*.json", "retention-[!s]*.json", "retention-smoke-*.json", "smoke-*.json")
 
 README = """What this bundle holds, and what it does not
@@ -305,7 +306,7 @@ def _log(patient: Patient, parts: _Parts, _: datetime) -> None:
     with patient.log.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _LOG_BYTES))
-        lines = file.read(_LOG_BYTES).decode("utf-8", "replace").splitlines()
+        lines = without_key_blocks(file.read(_LOG_BYTES).decode("utf-8", "replace")).splitlines()
     # The first line of a part of a file may be half of one, and then its secrets would not be recognised.
     parts.lines = lines[1 if size > _LOG_BYTES else 0 :][-_LOG_LINES:]
     for line in parts.lines:
@@ -321,11 +322,8 @@ def _parsed(line: str) -> Any:
 
 def _scrubbed_line(line: str, scrubber: Scrubber) -> str:
     parsed = _parsed(line)
-    if isinstance(parsed, dict):
-        line = as_json(scrubber.value(parsed)).decode().replace("\n", " ")
-    else:
-        line = scrubber.text(line)
-    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..."
+    shown = scrubber.text(line) if parsed is None else dumps(scrubber.value(parsed), ensure_ascii=False)
+    return shown if len(shown) <= _LONGEST_LINE else f"{shown[:_LONGEST_LINE]}..."
 
 
 _GATHERERS: Mapping[str, Callable[[Patient, _Parts, datetime], None]] = {

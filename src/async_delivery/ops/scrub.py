@@ -29,19 +29,19 @@ _NAMED = re.compile(_SUSPECT, re.IGNORECASE)
 # Named like a secret, and none: how many, how long, or where.
 _HARMLESS = re.compile(r"(?:_seconds|_count|_bytes|_total|_path|_file|_url|_at)\Z", re.IGNORECASE)
 
+_KEY_BLOCK = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?(?:-----END [A-Z0-9 ]+-----|\Z)", re.DOTALL)
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?(?:-----END [A-Z0-9 ]+-----|\Z)", re.DOTALL), GONE),
     # Headers, also inside JSON and Python's way to write one: everything up to the end of the value.
     (
         re.compile(
             r"""(?i)\b((?:proxy-)?authorization|(?:set-)?cookie|x-api-key|x-auth-token|webhook-signature)"""
-            r"""(["']?\s*[:=,]\s*b?["']?)(?:[^"'\r\n\\]|\\.)+"""
+            r"""(\\{0,8}["']?\s*[:=,]\s*b?\\{0,8}["']?)(?:[^"'\r\n\\]|\\.)+"""
         ),
         rf"\1\2{GONE}",
     ),
     (re.compile(r"(?i)\b(bearer|basic|digest|negotiate)\s+[A-Za-z0-9+/=._~:-]{6,}"), rf"\1 {GONE}"),
     # User and password of a URL; a password may hold anything but a blank or a slash.
-    (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/\"'<>]*@"), rf"\1{GONE}@"),
+    (re.compile(r"(?i)\b([a-z][a-z0-9+.-]{0,30}://)[^\s/\"'<>]*@"), rf"\1{GONE}@"),
     (re.compile(r"whsec_[A-Za-z0-9+/=_-]*"), GONE),
     (re.compile(r"eyJ[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]+){1,4}"), GONE),
     (
@@ -51,15 +51,13 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
         ),
         GONE,
     ),
-    # "name": "value", name='value', name=value, ?name=value& with a name like a secret's.
-    (
-        re.compile(
-            rf"""(?i)(["']?[\w.-]*{_SUSPECT}[\w.-]*["']?\s*[:=]\s*)(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s,;&"'}}\])]+)"""
-        ),
-        "",
-    ),
 )
-_BY_NAME = _PATTERNS[-1][0]
+# "name": "value", name='value', name=value, ?name=value&, and the same as JSON within a string of JSON; also where
+# the end of the value is cut off. Repetitions have a limit: a line of a megabyte must not take minutes.
+_BY_NAME = re.compile(
+    rf"""(?i)({_SUSPECT}[\w.-]{{0,80}}(?:\\{{0,8}}["'])?\s*[:=]\s*)"""
+    r"""(?:\\+"[^"]*(?:"|\Z)|"(?:[^"\\]|\\.)*(?:"|\Z)|'(?:[^'\\]|\\.)*(?:'|\Z)|[^\s,;&"'}\])]+)"""
+)
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\Z")
 _WORD = re.compile(r"[A-Za-z0-9+/=_-]{20,}")
 _RUN = 20
@@ -77,17 +75,24 @@ def scrub_text(text: str, values: Iterable[str] = ()) -> str:
     """``text`` without what looks like a secret, and without these values, longest first."""
     for value in sorted({each for each in values if len(each) >= _SHORTEST_VALUE}, key=len, reverse=True):
         text = text.replace(value, GONE)
-    for pattern, replacement in _PATTERNS[:-1]:
+    text = without_key_blocks(text)
+    for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
     text = _BY_NAME.sub(_without_value, text)
     return _WORD.sub(_without_token, text)
 
 
+def without_key_blocks(text: str) -> str:
+    """``text`` without PEM blocks, which go over several lines: for what is scrubbed line by line afterwards."""
+    return _KEY_BLOCK.sub(GONE, text)
+
+
 def _without_value(found: re.Match[str]) -> str:
-    name = re.sub(r"[\s\"':=]+\Z", "", found[1]).strip("\"'")
-    if _HARMLESS.search(name):
+    name = re.sub(r"[\s\"'\\:=]+\Z", "", found[1]).strip("\"'")
+    value = found[0][len(found[1]) :]
+    if _HARMLESS.search(name) or value.startswith(GONE[:-1]):
         return found[0]
-    quote = found[0][len(found[1])]
+    quote = value[0]
     return f"{found[1]}{quote}{GONE}{quote}" if quote in "\"'" else f"{found[1]}{GONE}"
 
 
