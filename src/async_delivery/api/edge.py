@@ -88,7 +88,10 @@ class Edge:
                 status=sent.status,
                 seconds=perf_counter() - call.started,
                 request_id=call.request_id,
+                correlation_id=call.correlated,
                 org_id=call.org_id,
+                job=call.made,
+                traceparent=call.headers.get(b"traceparent"),
             )
 
     async def _framework(self, call: Call, scope: Scope, receive: Receive, sent: _Sent) -> str:
@@ -102,7 +105,12 @@ class Edge:
             # The framework re-raises what it has answered already; what broke an answer half-way is news.
             if call.logged is not exc:
                 log.error(
-                    "request %s: %s %s broke off", call.request_id, call.method, call.instance, exc_info=exc
+                    "request %s: %s %s broke off",
+                    call.request_id,
+                    call.method,
+                    call.instance,
+                    exc_info=exc,
+                    extra={"request_id": call.request_id},
                 )
             return
         answer = error_answer(exc, call)

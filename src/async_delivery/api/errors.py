@@ -117,7 +117,14 @@ def error_answer(exc: Exception, call: Call) -> Answer:
     known = _known(exc)
     if known is None or known.code not in KINDS:
         call.logged = exc
-        log.error("request %s: %s %s failed", call.request_id, call.method, call.instance, exc_info=exc)
+        log.error(
+            "request %s: %s %s failed",
+            call.request_id,
+            call.method,
+            call.instance,
+            exc_info=exc,
+            extra={"request_id": call.request_id},
+        )
         known = AsyncDeliveryError(
             f"something went wrong here; the log has it under request id {call.request_id}"
         )

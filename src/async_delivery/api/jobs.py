@@ -164,6 +164,7 @@ async def retry_job(request: Request, job_id: str) -> Response:
     here = Here(request)
     here.api.refuse_while_draining()
     job = await here.run(lambda: jobs.retry(here.api.rt, here.api.queue, here.call.org_id, job_ident(job_id)))
+    here.call.made = job
     return await _job_answer(here, job, 202, accepted=True)
 
 
@@ -191,6 +192,7 @@ async def erase_job(request: Request, job_id: str) -> Response:
 
 
 async def _job_answer(here: Here, job: Job, status: int, *, accepted: bool = False) -> Response:
+    here.call.correlated = job.correlation_id
     document = await here.read(lambda: job_document(here.api, job))
     headers = []
     if status == 202:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from async_delivery.api.errors import ClientGoneError
 from async_delivery.api.prefer import NOTHING, Prefer, parse_prefer
 from async_delivery.domain.errors import PayloadTooLargeError, ValidationError
+from async_delivery.domain.job import Job
 from async_delivery.domain.tenant import DEFAULT_ORG, OrgId
 
 Scope = MutableMapping[str, Any]
@@ -57,13 +58,17 @@ class Call:
     org_id       the tenant, once ``access`` has found it
     unread       a body was announced and has not been read to its end
     logged       the exception that was already told to the log
+    correlated   the correlation id of the job that the answer is about, once that is known
+    made         the job that this request made
     """
 
     __slots__ = (
         "_prefer",
         "_scope",
+        "correlated",
         "headers",
         "logged",
+        "made",
         "method",
         "org_id",
         "request_id",
@@ -83,6 +88,8 @@ class Call:
         self.org_id: OrgId = DEFAULT_ORG
         self.unread = b"transfer-encoding" in headers or headers.get(b"content-length", [b"0"]) != [b"0"]
         self.logged: Exception | None = None
+        self.correlated: str | None = None
+        self.made: Job | None = None
         self.started = perf_counter()
         self._prefer: Prefer | None = None
 

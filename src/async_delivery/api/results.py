@@ -129,6 +129,7 @@ def _look(
     def look(reader: Reader) -> _Found:
         projection, correlation_id = results.resolve(api.rt, reader, call.org_id, result_id, view)
         resolved = projection.resolved
+        call.correlated = correlation_id
         head = _head(api, projection, correlation_id)
         body = None
         if (

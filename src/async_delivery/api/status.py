@@ -85,6 +85,7 @@ def _answer(api: Api, call: Call, job_id: JobId, tags: frozenset[bytes], applied
         job = reader.find_job(call.org_id, job_id)
         if job is None:
             raise NotFoundError("job")
+        call.correlated = job.correlation_id
         current = bool(tags) and (_tag(job) in tags or b"*" in tags)
         return job, None if current else _written(api, reader, job)
 

@@ -66,6 +66,9 @@ async def submit(request: Request) -> Response:
     key = _idempotency_key(here.call)
     with _in_flight(here, key):
         document, submitted = await _accept(here, key)
+    here.call.correlated = submitted.job.correlation_id
+    if not submitted.replayed:
+        here.call.made = submitted.job
     wish = _wish(here, document)
     if submitted.replayed:
         wish.applied.append((b"idempotency-replayed", b"true"))

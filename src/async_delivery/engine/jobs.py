@@ -43,7 +43,14 @@ def submit(rt: Runtime, quota: QueueQuota, org_id: OrgId, asked: Submission) -> 
     IdempotencyKeyReusedError or UnavailableError, with nothing kept.
     """
     accepted = accept(rt, org_id, asked)
-    return rt.store.write_soon(_submission(rt, quota, accepted, asked.idempotency_key))
+    future = rt.store.write_soon(_submission(rt, quota, accepted, asked.idempotency_key))
+    future.add_done_callback(_tell_of_submit)
+    return future
+
+
+def _tell_of_submit(future: Future[Submitted]) -> None:
+    if not future.cancelled() and future.exception() is None and not (done := future.result()).replayed:
+        telemetry.emit("job.submitted", job=done.job)
 
 
 def _submission(
@@ -171,7 +178,9 @@ def retry(rt: Runtime, quota: QueueQuota, org_id: OrgId, job_id: JobId) -> Job:
         tx.save(change)
         return change.job
 
-    return rt.store.write(write)
+    job = rt.store.write(write)
+    telemetry.emit("job.submitted", job=job)
+    return job
 
 
 def _again(rt: Runtime, old: Job, job_id: JobId) -> Job:

@@ -17,7 +17,7 @@ Pick = Callable[[Values], Any]
 
 REQUEST = "http.answered"
 MESSAGE = "log.message"
-DROPPED = "log.dropped"
+DROPPED = "log.behind"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,7 @@ FACTS: Mapping[str, Told] = {
             **_given("method", "status"),
             "ms": _ms,
             **_given("org_id"),
+            "job_id": lambda values: values["job"].job_id if values.get("job") else None,
         },
         "A request was answered, or its client left (status 499).",
     ),
