@@ -1,59 +1,70 @@
-"""What the serving process says on stderr: log records, and the facts of telemetry an operator must hear of."""
+"""What the serving process says on stderr: everything goes through one log, in one form, from one thread."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TextIO
 
 from async_delivery import telemetry
+from async_delivery.ops.logs import Log
+from async_delivery.ops.sink import Sink
 
-log = logging.getLogger("async_delivery")
-
-# The service's own troubles; a job that fails is its tenant's business and has its own record.
-_WARNINGS = frozenset(
-    {
-        "chore.failed",
-        "claim.failed",
-        "fork.failed",
-        "heartbeat.failed",
-        "slot.failed",
-        "workdir.kept",
-        "write.refused",
-    }
-)
-_NEWS = frozenset({"worker.started", "worker.ended", "forkserver.started", "cleanup.finished"})
+_STDERR = 2
 
 
-def log_to_stderr(level: str) -> Callable[[], None]:
-    """Log records and facts from ``level`` on. Returns the way to stop telling facts."""
-    handler = logging.StreamHandler()
-    form = logging.Formatter(
-        "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
-    )
-    form.converter = time.gmtime
-    handler.setFormatter(form)
+def log_to_stderr(level: str, form: str | None = None) -> Callable[[], None]:
+    """Log facts and records from ``level`` on. Returns the way to stop, which writes what is still to be written.
+
+    form   json or text; None: text on a terminal, JSON elsewhere
+    """
+    stack = ExitStack()
+    log = Log(Sink(_STDERR), level, form or _form_for(sys.stderr))
+    stack.callback(log.close)
+    _take_over_logging(log, level, stack)
+    _take_over_threads(stack)
+    stack.callback(telemetry.attach(log.hear))
+    return stack.close
+
+
+def _form_for(stream: TextIO | None) -> str:
+    return "text" if stream is not None and stream.isatty() else "json"
+
+
+def _take_over_logging(log: Log, level: str, stack: ExitStack) -> None:
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    handlers, number = root.handlers[:], root.level
+
+    def give_back() -> None:
+        root.handlers[:] = handlers
+        root.setLevel(number)
+        logging.captureWarnings(False)
+
+    root.handlers[:] = [log.handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(True)
     # What clients get wrong on the wire is theirs to hear, and they do: each has its 400.
-    logging.getLogger("uvicorn.error").setLevel(
-        max(logging.ERROR, root.level) if level != "debug" else logging.DEBUG
-    )
-    return telemetry.attach(_tell)
+    logging.getLogger("uvicorn.error").setLevel(logging.DEBUG if level == "debug" else logging.ERROR)
+    # Libraries' own news are not this service's.
+    for name in ("asyncio", "opentelemetry", "urllib3"):
+        logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    stack.callback(give_back)
 
 
-def _tell(name: str, values: Mapping[str, Any]) -> None:
-    level = logging.WARNING if name in _WARNINGS else logging.INFO if name in _NEWS else logging.DEBUG
-    # Another forkserver was needed: the one before it died.
-    if name == "forkserver.started" and values.get("again"):
-        level = logging.WARNING
-    if log.isEnabledFor(level):
-        log.log(level, "%s %s", name, " ".join(f"{key}={_text(value)}" for key, value in values.items()))
+def _take_over_threads(stack: ExitStack) -> None:
+    """A thread that dies is told in one line, and not by Python in many."""
+    before = threading.excepthook
 
+    def told(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None:
+            name = args.thread.name if args.thread else "?"
+            logging.getLogger("async_delivery").error("thread %s ended", name, exc_info=args.exc_value)
 
-def _text(value: object) -> str:
-    """A value on one line, and of a job its name only: what is in it may be a tenant's secret."""
-    value = getattr(value, "job_id", value)
-    return repr(value) if isinstance(value, str) and not value.isalnum() else str(value)[:500]
+    def give_back() -> None:
+        threading.excepthook = before
+
+    threading.excepthook = told
+    stack.callback(give_back)
