@@ -20,6 +20,7 @@ from async_delivery.api import (
     jobs,
     notifications,
     openapi,
+    ops,
     plain,
     results,
     schemas,
@@ -30,6 +31,7 @@ from async_delivery.api.edge import CLIENT_GONE, Edge
 from async_delivery.api.errors import ClientGoneError, error_answer
 from async_delivery.domain.errors import AsyncDeliveryError
 from async_delivery.engine.runtime import Runtime
+from async_delivery.ops.observer import Observer
 
 __all__ = ["ROUTES", "ApiSettings", "Route", "create_app"]
 
@@ -56,6 +58,9 @@ _s = schemas
 # fmt: off
 ROUTES = (
     Route("GET",    "/health",               health.health,            {200: _s.Health}, open=True),
+    Route("GET",    "/health/ready",         ops.health_ready,         {200: _s.Ready, 503: _s.Ready}, open=True),
+    Route("GET",    "/metrics",              ops.metrics,              {200: None}, open=True),
+    Route("GET",    "/ops/signals",          ops.signals,              {200: _s.OpsSignals}, open=True),
     Route("GET",    "/analyses",             catalogue.list_analyses,  {200: _s.AnalysisList}),
     Route("GET",    "/analyses/{name}",      catalogue.show_analysis,  {200: _s.AnalysisAnswer}, "not_found"),
     Route("POST",   "/analyze",              submit.submit,            {200: _s.Permalink, 202: _s.Accepted},
@@ -80,12 +85,19 @@ ROUTES = (
 # fmt: on
 
 
-def create_app(rt: Runtime, settings: ApiSettings, *, draining: Callable[[], bool] = lambda: False) -> Edge:
+def create_app(
+    rt: Runtime,
+    settings: ApiSettings,
+    *,
+    draining: Callable[[], bool] = lambda: False,
+    observer: Observer | None = None,
+) -> Edge:
     """The application over ``rt``. Raises ValueError for settings that make no sense.
 
     draining   True once the server is about to stop: new jobs are refused then, reads go on
+    observer   answers /metrics, /ops/signals and /health/ready, which are 404 without one
     """
-    api = Api(rt, settings, draining)
+    api = Api(rt, settings, draining, observer)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -31,6 +31,7 @@ from async_delivery.domain.result import View
 from async_delivery.engine.estimates import Estimates
 from async_delivery.engine.quota import QueueQuota
 from async_delivery.engine.runtime import Runtime
+from async_delivery.ops.observer import Observer
 
 if TYPE_CHECKING:
     from async_delivery.api.results import Head
@@ -71,9 +72,16 @@ class ApiSettings:
 class Api:
     """Built once with the app."""
 
-    def __init__(self, rt: Runtime, settings: ApiSettings, draining: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        rt: Runtime,
+        settings: ApiSettings,
+        draining: Callable[[], bool],
+        observer: Observer | None = None,
+    ) -> None:
         """Raises ValueError for settings that make no sense."""
         self.rt = rt
+        self.observer = observer
         self.settings = settings
         self.draining = draining
         self.peers = Peers(settings.trusted_proxies)

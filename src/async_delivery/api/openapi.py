@@ -93,8 +93,11 @@ def described(
     if (method, path) == ("POST", "/analyze"):
         extra["parameters"] += _SUBMIT
     extra |= _body(method, path)
+    responses = _responses(answers, codes, is_open)
+    if path == "/metrics":
+        responses[200]["content"] = {"text/plain": {"schema": {"type": "string"}}}
     return {
-        "responses": _responses(answers, codes, is_open),
+        "responses": responses,
         "status_code": min(answers),
         "openapi_extra": extra,
         "tags": [_tag(path)],
@@ -144,7 +147,13 @@ def _responses(
     return found
 
 
-_GOOD = {200: "Done", 202: "Accepted; the work goes on", 204: "Gone", 304: "What the client has is current"}
+_GOOD = {
+    200: "Done",
+    202: "Accepted; the work goes on",
+    204: "Gone",
+    304: "What the client has is current",
+    503: "Not ready; the checks say why",
+}
 
 
 def install(app: FastAPI) -> None:

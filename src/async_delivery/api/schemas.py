@@ -62,6 +62,52 @@ class Health(Ok):
     durability: str
 
 
+class ReadyCheck(Shape):
+    """One thing that must be well, or is only told (``required`` false)."""
+
+    name: str
+    ok: bool
+    detail: str
+    required: bool
+
+
+class Ready(Shape):
+    """Whether the process can do its work: every check that is required is ``ok``."""
+
+    ok: bool
+    checks: list[ReadyCheck]
+    request_id: str
+
+
+class OpsSignal(Shape):
+    """One signal of the runbook, as it stands."""
+
+    name: str
+    value: float | None
+    unit: str
+    window_seconds: int | None
+    level: Literal["ok", "warning", "critical", "no_data"]
+    warning: float | None
+    critical: float | None
+    hint: str
+    measured_at: datetime
+
+
+class CleanupPause(Shape):
+    """Cleanups are paused."""
+
+    paused_at: datetime
+    why: str
+    by: str
+
+
+class OpsSignals(Ok):
+    """The five signals, one of which has two names."""
+
+    signals: list[OpsSignal]
+    cleanup_pause: CleanupPause | None
+
+
 class Limits(Shape):
     """What one attempt may use."""
 
