@@ -54,8 +54,8 @@ def finding(fault: Fault, error_class: ErrorClass, text: str = "") -> Finding:
 def test_causes_come_first_and_give_the_one_next_step() -> None:
     found = ordered(
         [
-            finding(Fault.CLEANUP_PAUSED, ErrorClass.RETENTION),
             finding(Fault.SIGNAL, ErrorClass.RESULT_READ),
+            finding(Fault.CLEANUP_PAUSED, ErrorClass.RETENTION),
             finding(Fault.SERVER_UNREACHABLE, ErrorClass.RESULT_READ),
             finding(Fault.SIGNAL, ErrorClass.RESULT_READ),
             finding(Fault.DISK_NEARLY_FULL, ErrorClass.NONE),
@@ -65,8 +65,8 @@ def test_causes_come_first_and_give_the_one_next_step() -> None:
     assert [each.fault for each in found] == [
         Fault.SERVER_UNREACHABLE,
         Fault.DISK_NEARLY_FULL,
-        Fault.SIGNAL,
         Fault.CLEANUP_PAUSED,
+        Fault.SIGNAL,
     ]
     assert settle(found) is ErrorClass.RESULT_READ
     assert next_step(found).text == "mend server_unreachable"

@@ -39,12 +39,13 @@ class Fault(StrEnum):
     RESULT_SLOW = "result_slow"
     NOT_READY = "not_ready"
     QUEUE_STUCK = "queue_stuck"
-    SIGNAL = "signal"
     CLEANUP_FAILED = "cleanup_failed"
     ARTEFACT_BAD = "artefact_bad"
     ROWS_WITHOUT_TIMESTAMP = "rows_without_timestamp"
     WAL_LARGE = "wal_large"
     CLEANUP_PAUSED = "cleanup_paused"
+    # What a signal tells is a symptom, and its hint a beginning: whatever else was found says more.
+    SIGNAL = "signal"
 
 
 _ORDER = tuple(Fault)

@@ -110,6 +110,17 @@ class Probe:
         )
 
 
+def not_ready(answer: Answer) -> list[str]:
+    """What a ``/health/ready`` names as missing, one line each; nothing if all that is required is well."""
+    checks = answer.body.get("checks")
+    listed = [each for each in checks if isinstance(each, dict)] if isinstance(checks, list) else []
+    return [
+        f"{each.get('name')}: {each.get('detail')}"
+        for each in listed
+        if each.get("ok") is False and each.get("required") is not False
+    ]
+
+
 def segment(text: str) -> str:
     """One segment of a path: an id that came from a person may hold anything."""
     return quote(text, safe="")

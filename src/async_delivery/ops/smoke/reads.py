@@ -11,7 +11,7 @@ from async_delivery.domain.notification import Channel
 from async_delivery.domain.signal import HTTP_5XX_RATE, Level
 from async_delivery.domain.tenant import DEFAULT_ORG
 from async_delivery.ops.checks import CheckFailed
-from async_delivery.ops.probe import Answer, UnreachableError, segment
+from async_delivery.ops.probe import Answer, UnreachableError, not_ready, segment
 from async_delivery.ops.smoke.plan import Plan
 
 _POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.05, 0.5
@@ -231,26 +231,6 @@ class Reads:
         if not answer.body:
             raise CheckFailed(f"{answer.said()} without a JSON body; is another program on that port?")
         return answer
-
-
-def not_ready(answer: Answer) -> list[str]:
-    """The checks of a /health/ready that are not ok, one line each; nothing where there is no such route."""
-    checks = answer.body.get("checks")
-    if answer.status == 404 or not isinstance(checks, list | dict):
-        return []
-    listed = (
-        [
-            {"id": name, **each} if isinstance(each, dict) else {"id": name, "ok": each}
-            for name, each in checks.items()
-        ]
-        if isinstance(checks, dict)
-        else [each for each in checks if isinstance(each, dict)]
-    )
-    return [
-        f"{each.get('id') or each.get('name')}: {each.get('detail') or 'not ok'}"
-        for each in listed
-        if each.get("ok") is False
-    ]
 
 
 def _where_to_look(answer: Answer) -> str:

@@ -41,3 +41,14 @@ class Notes:
                 return
         if at is not None:
             self.timeline.append((at, " ".join(what.split())))
+
+    def paused(self, since: str, by: str, why: str) -> None:
+        """Cleanups are paused; told by the server and by the store, in the same words."""
+        self.fact("store", "cleanup_paused", f"since {since} by {by}: {why}")
+        self.found(
+            Fault.CLEANUP_PAUSED,
+            ErrorClass.RETENTION,
+            f"cleanup is paused since {since} by {by}: {why}",
+            "resume it once that is settled",
+            "async-delivery cleanup resume",
+        )

@@ -16,8 +16,7 @@ from async_delivery.domain.signal import (
     Level,
 )
 from async_delivery.domain.triage import ErrorClass, Fault
-from async_delivery.ops.probe import Answer, Probe, UnreachableError, segment
-from async_delivery.ops.smoke.reads import not_ready
+from async_delivery.ops.probe import Answer, Probe, UnreachableError, not_ready, segment
 from async_delivery.ops.triage.notes import Notes
 from async_delivery.ops.triage.tenant import Tenant, seen_under_another_spelling
 
@@ -84,7 +83,9 @@ def _carefully(ask: Any, notes: Notes) -> None:
 
 def _readiness(probe: Probe, notes: Notes) -> None:
     answer = probe.get("/health/ready")
-    notes.fact("server", "ready", _shown(answer))
+    checks = answer.body.get("checks")
+    if isinstance(checks, list):
+        notes.fact("server", "ready", {each["name"]: each["detail"] for each in checks})
     for fault in not_ready(answer):
         notes.found(
             Fault.NOT_READY,
@@ -101,6 +102,8 @@ def _signals(probe: Probe, notes: Notes) -> None:
         return
     signals = answer.body["signals"]
     notes.fact("server", "signals", {each["name"]: f"{each['level']} ({each['value']})" for each in signals})
+    if pause := answer.body.get("cleanup_pause"):
+        notes.paused(pause["paused_at"], pause["by"], pause["why"])
     for each in signals:
         if each["level"] in (Level.WARNING, Level.CRITICAL):
             notes.found(

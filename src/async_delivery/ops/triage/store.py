@@ -183,17 +183,8 @@ def _cleanups(seen: _Seen, notes: Notes) -> None:
         notes.happened(run.finished_at, f"cleanup by {run.runner} ended with exit code {run.exit_code}")
     pause = seen.pause
     if pause is not None:
-        notes.fact(
-            "store", "cleanup_paused", f"since {format_instant(pause.paused_at)} by {pause.by}: {pause.why}"
-        )
+        notes.paused(format_instant(pause.paused_at), pause.by, pause.why)
         notes.happened(pause.paused_at, f"cleanup paused by {pause.by}: {pause.why}")
-        notes.found(
-            Fault.CLEANUP_PAUSED,
-            ErrorClass.RETENTION,
-            f"cleanup is paused since {format_instant(pause.paused_at)} by {pause.by}: {pause.why}",
-            "resume it once that is settled",
-            "async-delivery cleanup resume",
-        )
     last = seen.runs[0] if seen.runs else None
     # Refused because of the pause is not another fault.
     if last is not None and last.exit_code and not (pause and last.exit_code == 3):
