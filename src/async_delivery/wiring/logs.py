@@ -49,7 +49,7 @@ def _take_over_logging(log: Log, level: str, stack: ExitStack) -> None:
     # What clients get wrong on the wire is theirs to hear, and they do: each has its 400.
     logging.getLogger("uvicorn.error").setLevel(logging.DEBUG if level == "debug" else logging.ERROR)
     # Libraries' own news are not this service's.
-    for name in ("asyncio", "opentelemetry", "urllib3"):
+    for name in ("alembic", "asyncio", "opentelemetry", "urllib3"):
         logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     stack.callback(give_back)
 
