@@ -20,6 +20,7 @@ from async_delivery.cli.output import Failed, say
 from async_delivery.cli.results import result
 from async_delivery.cli.retention import cleanup
 from async_delivery.cli.serve import serve
+from async_delivery.cli.signals import signals
 from async_delivery.cli.smoke import smoke
 from async_delivery.cli.store import store
 from async_delivery.cli.submit import retry, submit
@@ -49,6 +50,7 @@ for _command in (
     retry,
     analyses,
     cleanup,
+    signals,
     smoke,
     triage,
     doctor,
