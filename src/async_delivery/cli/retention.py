@@ -1,12 +1,13 @@
 """``cleanup`` and the script in scripts/: options, signals, artefact and exit code around one engine function.
 
-Exit codes: 0 done; 1 bad settings or store, nothing was touched; 2 stopped half-way, what was committed stands and
-is reported; 3 another cleanup is running. Wrong usage is 2 for ``async-delivery cleanup``, as for every command,
-and 1 for the script, whose 2 belongs to a run that was stopped.
+Exit codes: 0 done; 1 bad settings or store, nothing was deleted; 2 stopped half-way, what was committed stands and
+is reported; 3 another cleanup is running, or cleanups are paused. Wrong usage is 2 for ``async-delivery cleanup``, as
+for every command, and 1 for the script, whose 2 belongs to a run that was stopped.
 """
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import signal
@@ -22,8 +23,9 @@ import click
 
 from async_delivery.cli.artefact import Artefact, ArtefactError
 from async_delivery.cli.options import json_option, load_settings, settings_options
-from async_delivery.cli.output import Failed, emit_table, say
-from async_delivery.domain.errors import AsyncDeliveryError, StoreBusyError
+from async_delivery.cli.output import Failed, emit_json, emit_table, say
+from async_delivery.domain.cleanup import Pause, Runner
+from async_delivery.domain.errors import AsyncDeliveryError, StoreBusyError, ValidationError
 from async_delivery.domain.retention import ExitCode
 from async_delivery.settings import Settings, SettingsError
 
@@ -39,28 +41,51 @@ _output = click.option(
     metavar="FILE",
     help="Write the report there too; missing folders are made.",
 )
+_force = click.option("--force", is_flag=True, help="Go ahead although cleanups are paused; the pause stays.")
 Tell = Callable[["RetentionReport"], None]
 _SETTINGS = ("store_file", "results_ttl_seconds", "events_ttl_seconds")
 
 
 @click.command()
-@click.argument("action", type=click.Choice(["run"]), default="run", metavar="[run]")
+@click.argument(
+    "action", type=click.Choice(["run", "pause", "resume"]), default="run", metavar="[run|pause|resume]"
+)
 @settings_options(_SETTINGS)
 @_dry_run
 @_output
+@_force
+@click.option("--why", metavar="TEXT", help="For pause: the reason, for whoever finds cleanups paused.")
+@click.option("--by", metavar="NAME", help="For pause: who pauses.  [default: the user of this process]")
 @json_option
 def cleanup(
-    action: str, config_file: str | None, dry_run: bool, output_json: Path | None, as_json: bool, **flags: Any
+    action: str,
+    config_file: str | None,
+    dry_run: bool,
+    output_json: Path | None,
+    force: bool,
+    why: str | None,
+    by: str | None,
+    as_json: bool,
+    **flags: Any,
 ) -> int:
-    """Delete old results and events of ended jobs, beside a running server or at rest.
+    """Delete old results and events of ended jobs, beside a running server or at rest; or pause all cleanups.
 
-    TTLs are seconds or 30m, 24h, 7d. Exit code 1: refused, nothing was touched; 2: stopped half-way, what was
-    committed stands; 3: another cleanup is running.
+    TTLs are seconds or 30m, 24h, 7d. Exit code 1: refused, nothing was deleted; 2: stopped half-way, what was
+    committed stands; 3: another cleanup is running, or cleanups are paused.
+
+    A pause stays until `resume`, also over restarts, and holds for the server, the script and this command.
     """
-    settings = load_settings(config_file, flags)
-    tell = _print_json if as_json else _print_table
+    if action == "pause":
+        if why is None:
+            raise click.UsageError("pause needs --why TEXT")
+        return _pause(load_settings(config_file, flags), why, by or _user(), as_json)
+    if why is not None or by is not None:
+        raise click.UsageError(f"--why and --by belong to pause, not to {action}")
+    if action == "resume":
+        return _resume(load_settings(config_file, flags), as_json)
+    order = _Order(Runner.COMMAND, dry_run, force, output_json, _print_json if as_json else _print_table)
     try:
-        return _clean_up(settings, dry_run=dry_run, output=output_json, tell=tell)
+        return _clean_up(order, config_file, flags)
     except StoreBusyError as exc:
         raise Failed(exc.message, ExitCode.BUSY) from exc
 
@@ -69,13 +94,17 @@ def cleanup(
 @settings_options(_SETTINGS)
 @_dry_run
 @_output
-def _script(config_file: str | None, dry_run: bool, output_json: Path | None, **flags: Any) -> int:
+@_force
+def _script(
+    config_file: str | None, dry_run: bool, output_json: Path | None, force: bool, **flags: Any
+) -> int:
     """Delete old results and events of ended jobs, beside a running server or at rest.
 
     TTLs are seconds or 30m, 24h, 7d. Prints a report as JSON. Exit code 0: done; 1: bad settings or store, nothing
-    was touched; 2: stopped half-way, what was committed stands; 3: another cleanup is running.
+    was deleted; 2: stopped half-way, what was committed stands; 3: another cleanup is running, or cleanups are
+    paused.
     """
-    return _clean_up(load_settings(config_file, flags), dry_run=dry_run, output=output_json, tell=_print_json)
+    return _clean_up(_Order(Runner.SCRIPT, dry_run, force, output_json, _print_json), config_file, flags)
 
 
 def script(args: Sequence[str], program: str) -> int:
@@ -98,27 +127,95 @@ def script(args: Sequence[str], program: str) -> int:
     return ExitCode.REFUSED
 
 
-def _clean_up(settings: Settings, *, dry_run: bool, output: Path | None, tell: Tell) -> int:
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """One cleanup as it was asked for."""
+
+    runner: Runner
+    dry_run: bool
+    force: bool
+    output: Path | None
+    tell: Tell
+
+
+def _clean_up(order: _Order, config_file: str | None, flags: dict[str, Any]) -> int:
     try:
-        with _stop_on_signal() as stop, Artefact(output, settings.store_file) as artefact:
-            return _told(_run(settings, dry_run, stop), artefact, tell)
+        settings = load_settings(config_file, flags)
+    except SettingsError as exc:
+        _note_refusal(order, exc.store_file, str(exc))
+        raise
+    try:
+        with _stop_on_signal() as stop, Artefact(order.output, settings.store_file) as artefact:
+            return _told(_run(order, settings, stop), artefact, order.tell)
     except ArtefactError as exc:
+        _note_refusal(order, settings.store_file, str(exc))
         raise Failed(str(exc), ExitCode.REFUSED) from exc
 
 
-def _run(settings: Settings, dry_run: bool, stop: Callable[[], bool]) -> RetentionReport:
-    from async_delivery.engine.retention import cleanup_retention
+def _run(order: _Order, settings: Settings, stop: Callable[[], bool]) -> RetentionReport:
+    from async_delivery.domain.retention import RetentionPolicy
+    from async_delivery.engine.retention import run_cleanup
     from async_delivery.wiring.stores import open_for_cleanup
 
-    with open_for_cleanup(settings.store_file, dry_run=dry_run) as store:
-        return cleanup_retention(
+    policy = RetentionPolicy(settings.results_ttl_seconds, settings.events_ttl_seconds)
+    with open_for_cleanup(settings.store_file, dry_run=order.dry_run) as store:
+        return run_cleanup(
             store,
-            results_ttl_seconds=settings.results_ttl_seconds,
-            events_ttl_seconds=settings.events_ttl_seconds,
-            dry_run=dry_run,
+            policy,
+            runner=order.runner,
+            dry_run=order.dry_run,
             store_file=str(settings.store_file),
             stop=stop,
+            force=order.force,
         )
+
+
+def _note_refusal(order: _Order, store_file: Path | None, why: str) -> None:
+    """Leave word in the store of a cleanup that could not begin, as far as there is a store to leave it in."""
+    if order.dry_run or store_file is None:
+        return
+    from async_delivery.wiring.cleanup import note_refusal
+
+    note_refusal(store_file, order.runner, why)
+
+
+def _pause(settings: Settings, why: str, by: str, as_json: bool) -> int:
+    from async_delivery.wiring.cleanup import pause
+
+    try:
+        made = pause(settings.store_file, why, by)
+    except ValidationError as exc:
+        raise click.UsageError(exc.message) from exc
+    _show_pause(settings, made, f"cleanups are paused: {made.why}", as_json)
+    return ExitCode.DONE
+
+
+def _resume(settings: Settings, as_json: bool) -> int:
+    from async_delivery.wiring.cleanup import resume
+
+    lifted = resume(settings.store_file)
+    words = (
+        f"cleanups run again; they were paused by {lifted.by}: {lifted.why}"
+        if lifted
+        else "nothing was paused"
+    )
+    _show_pause(settings, None, words, as_json)
+    return ExitCode.DONE
+
+
+def _show_pause(settings: Settings, pause: Pause | None, words: str, as_json: bool) -> None:
+    if as_json:
+        emit_json({"store_file": str(settings.store_file), "cleanup_paused": pause and pause.to_json()})
+    else:
+        say(words)
+
+
+def _user() -> str:
+    """The name of the user this process runs as; its number where it has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def _told(report: RetentionReport, artefact: Artefact, tell: Tell) -> int:

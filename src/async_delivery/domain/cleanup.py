@@ -73,6 +73,10 @@ class Pause:
             if not text.strip() or len(text) > longest or not text.isprintable():
                 raise ValidationError.of(name, f"must be one line of 1 to {longest} printable characters")
 
+    def to_json(self) -> dict[str, str]:
+        """As signals, readiness and the command show it."""
+        return {"paused_at": format_instant(self.paused_at), "why": self.why, "by": self.by}
+
 
 class CleanupPausedError(StoreBusyError):
     """An operator has paused the cleanups of this store; nothing was touched."""

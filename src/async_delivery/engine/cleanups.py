@@ -80,7 +80,11 @@ def remember_refusal(
     finished_at: datetime,
     policy: RetentionPolicy | None = None,
 ) -> bool:
-    """Keep a run that was refused before it deleted anything; False if the store could not take it."""
+    """Keep a run that was refused before it deleted anything; False if the store could not take it.
+
+    Only where a server works on the store: a refused cleanup of a store at rest touches nothing, to the byte.
+    """
+    telemetry.emit("cleanup.refused", runner=runner, exit_code=int(exit_code), error=why)
     run = CleanupRun(
         run_id=new_id(),
         runner=runner,
@@ -91,7 +95,8 @@ def remember_refusal(
         events_ttl_seconds=policy.events_ttl_seconds if policy else None,
         report={"errors": [why]},
     )
-    telemetry.emit("cleanup.refused", runner=runner, exit_code=int(exit_code), error=why)
+    if not store.is_served():
+        return False
     try:
         store.write(lambda tx: tx.record_cleanup(run))
     except AsyncDeliveryError:

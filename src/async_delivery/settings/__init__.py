@@ -4,6 +4,7 @@ Flags go over environment variables (``ASYNC_DELIVERY_*``), which go over a TOML
 Imports the standard library and ``domain``.
 """
 
+from async_delivery.settings.schedule import Schedule
 from async_delivery.settings.sources import (
     BASE_URL_VARIABLE,
     CLIENT_VARIABLES,
@@ -27,6 +28,7 @@ __all__ = [
     "ORG_VARIABLE",
     "SETTINGS",
     "Loaded",
+    "Schedule",
     "Setting",
     "Settings",
     "SettingsError",

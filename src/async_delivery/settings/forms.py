@@ -11,6 +11,7 @@ from async_delivery.domain.analysis import ANALYSIS_NAME
 from async_delivery.domain.duration import parse_duration
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("json", "text")
 
 
 def parse_text(text: str) -> str:
@@ -122,4 +123,10 @@ def parse_variable(text: str) -> str:
 def parse_log_level(text: str) -> str:
     if text.lower() not in LOG_LEVELS:
         raise ValueError(f"{text!r} is not one of {', '.join(LOG_LEVELS)}")
+    return text.lower()
+
+
+def parse_log_format(text: str) -> str:
+    if text.lower() not in LOG_FORMATS:
+        raise ValueError(f"{text!r} is not one of {', '.join(LOG_FORMATS)}")
     return text.lower()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from async_delivery.settings.table import BY_NAME, ENV_PREFIX, SETTINGS, Setting, Settings
+from async_delivery.settings.table import BY_NAME, DEFAULTS, ENV_PREFIX, SETTINGS, Setting, Settings
 
 CONFIG_FILE = "async-delivery.toml"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
@@ -21,11 +21,16 @@ CLIENT_VARIABLES = frozenset({BASE_URL_VARIABLE, ORG_VARIABLE})
 
 
 class SettingsError(ValueError):
-    """Settings that cannot be used; ``faults`` has one sentence for each, beginning with its source."""
+    """Settings that cannot be used.
 
-    def __init__(self, faults: list[str]) -> None:
+    faults      one sentence for each, beginning with its source
+    store_file  the store they are about, where that much could be read
+    """
+
+    def __init__(self, faults: list[str], store_file: Path | None = None) -> None:
         super().__init__("; ".join(faults))
         self.faults = faults
+        self.store_file = store_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +60,17 @@ def load(
     environ = os.environ if environ is None else environ
     faults: list[str] = []
     file = _config_file(config_file, environ, cwd or Path(), faults)
-    values = _from_toml(file, faults) if file else {}
+    document = _read_toml(file, faults) if file else {}
+    # With a file that is missing or not TOML, nobody knows which store was meant.
+    default = None if faults else DEFAULTS.store_file
+    values = _from_toml(file, document, faults) if file else {}
     values |= _from_environment(environ, faults)
     values |= _from_flags(flags or {}, faults)
     if faults:
-        raise SettingsError(faults)
+        raise SettingsError(faults, values.get("store_file", default))
     settings = Settings(**values)
     if faults := _contradictions(settings):
-        raise SettingsError(faults)
+        raise SettingsError(faults, settings.store_file)
     return Loaded(settings, file, tuple(_unknown_variables(environ)))
 
 
@@ -77,12 +85,15 @@ def _config_file(given: str | None, environ: Mapping[str, str], cwd: Path, fault
     return Path(named)
 
 
-def _from_toml(file: Path, faults: list[str]) -> dict[str, Any]:
+def _read_toml(file: Path, faults: list[str]) -> dict[str, Any]:
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         faults.append(f"{file}: cannot be read as TOML: {exc}")
         return {}
+
+
+def _from_toml(file: Path, document: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in document.items():
         setting = BY_NAME.get(name)

@@ -14,11 +14,13 @@ from typing import Any
 
 from async_delivery.domain.duration import parse_ttl_seconds
 from async_delivery.settings.forms import (
+    LOG_FORMATS,
     LOG_LEVELS,
     parse_analysis_name,
     parse_analysis_ref,
     parse_bytes,
     parse_host,
+    parse_log_format,
     parse_log_level,
     parse_network,
     parse_path,
@@ -29,6 +31,7 @@ from async_delivery.settings.forms import (
     span,
     whole,
 )
+from async_delivery.settings.schedule import HOURLY, Schedule, parse_schedule
 
 ENV_PREFIX = "ASYNC_DELIVERY_"
 
@@ -63,8 +66,11 @@ class Settings:
     results_ttl_seconds: int = 604_800
     max_results_ttl_seconds: int = 31_536_000
     events_ttl_seconds: int = 259_200
-    cleanup_interval_seconds: float = 3_600.0
+    cleanup_schedule: Schedule = HOURLY
     artifacts_dir: Path = Path("artifacts/async")
+    artifacts_ttl_seconds: int = 2_592_000
+    ready_max_queued_seconds: float = 900.0
+    ready_min_free_bytes: int = 104_857_600
     max_body_bytes: int = 1_048_576
     max_upload_bytes: int = 1_073_741_824
     max_wait_seconds: float = 60.0
@@ -72,7 +78,9 @@ class Settings:
     max_running_per_tenant: int | None = None
     requests_per_second: float | None = None
     trusted_proxy: tuple[str, ...] = ()
-    log_level: str = "warning"
+    log_level: str = "info"
+    log_format: str | None = None
+    otel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,13 +252,33 @@ SETTINGS: tuple[Setting, ...] = (
         number=True,
     ),
     _row(
-        "cleanup_interval_seconds",
-        "duration",
-        span(0, 30 * 86_400.0),
-        "How often the server cleans up by itself; 0 leaves it to the script.",
-        number=True,
+        "cleanup_schedule",
+        "schedule",
+        parse_schedule,
+        "When the server cleans up by itself; off leaves it to the script.",
     ),
     _row("artifacts_dir", "path", parse_path, "Folder for the reports of cleanups that the server runs."),
+    _row(
+        "artifacts_ttl_seconds",
+        "duration",
+        parse_ttl_seconds,
+        "How long the server keeps the reports of its own cleanups; the last ten stay in any case.",
+        number=True,
+    ),
+    _row(
+        "ready_max_queued_seconds",
+        "duration",
+        span(0, _LONGEST),
+        "How long a job may wait before /health/ready answers 503; 0 sets no limit.",
+        number=True,
+    ),
+    _row(
+        "ready_min_free_bytes",
+        "size",
+        parse_bytes,
+        "Free disk space of the store below which /health/ready answers 503.",
+        number=True,
+    ),
     _row("max_body_bytes", "size", parse_bytes, "Largest JSON body of a request.", number=True),
     _row("max_upload_bytes", "size", parse_bytes, "Largest uploaded file.", number=True),
     _row(
@@ -292,7 +320,24 @@ SETTINGS: tuple[Setting, ...] = (
         unset="none",
     ),
     _row(
-        "log_level", "/".join(LOG_LEVELS), parse_log_level, "From which level on the server logs to stderr."
+        "log_level",
+        "/".join(LOG_LEVELS),
+        parse_log_level,
+        "From which level on the server logs to stderr. Requests are logged at info.",
+    ),
+    _row(
+        "log_format",
+        "/".join(LOG_FORMATS),
+        parse_log_format,
+        "One JSON object or one text per line.",
+        unset="text on a terminal, json elsewhere",
+    ),
+    _row(
+        "otel",
+        "true/false",
+        parse_switch,
+        "Send traces with OpenTelemetry, set up by its own OTEL_ variables. Needs the extra otel.",
+        switch=True,
     ),
 )
 BY_NAME = {setting.name: setting for setting in SETTINGS}

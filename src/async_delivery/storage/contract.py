@@ -357,6 +357,9 @@ class Store(Protocol):
         """Hear of every committed Change, on some thread of the store; returns the way to stop. A listener must
         be quick and must not raise. A hint only: a signal may come late, twice or, from elsewhere, not at all."""
 
+    def is_served(self) -> bool:
+        """True while a server of this or another process works on the store, as far as this handle may write."""
+
     def cleanup_lock(self) -> Any:
         """A context manager that holds the one place for a cleanup over all processes.
 

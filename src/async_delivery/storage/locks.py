@@ -8,10 +8,14 @@ plain file calls would drop SQLite's own locks on it.
 The locks are open-file-description locks on single bytes (Linux): they belong to this open file, not to the
 process, and vanish with it, also by kill -9. They survive in a forked child that keeps the file open, so only
 processes that exec may be started (Python opens the file close-on-exec).
+
+A file can be removed, and a lock file made anew is free. So a server also binds a name in the kernel that is made of
+the database's device and inode (an abstract socket): it stands as long as the process, whatever happens to files.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -24,7 +28,10 @@ from types import TracebackType
 from async_delivery.domain.errors import StoreBusyError, StoreFileError, UnavailableError
 
 # Known to the fcntl module on Linux only since Python 3.9; the numbers are the kernel's.
+_F_OFD_GETLK = getattr(fcntl, "F_OFD_GETLK", 36)
 _F_OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)
+# struct flock of a 64-bit Linux.
+_FLOCK = "hhqqi4x"
 
 # Bytes far behind the text of the file, one per role.
 _BASE = 1 << 30
@@ -39,15 +46,22 @@ class LockFile:
     def __init__(self, path: Path) -> None:
         """Open it, creating it where it is missing. Raises StoreFileError."""
         self.path = path
+        self._serves = False
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as exc:
             raise StoreFileError(
                 f"{path}: cannot open the lock file of the database: {exc.strerror}"
             ) from exc
+        opened = os.fstat(self._fd)
+        self.identity = opened.st_dev, opened.st_ino
+        self._name: socket.socket | None = None
 
     def close(self) -> None:
         """Let go of every lock. Idempotent."""
+        if self._name is not None:
+            self._name.close()
+            self._name = None
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -78,16 +92,29 @@ class LockFile:
             sleep(_POLL_SECONDS)
 
     # ------------------------------------------------------------ one server, one cleanup
-    def take_server(self) -> None:
-        """Become the one process that serves. Raises StoreBusyError naming the one that does."""
+    def take_server(self, database: Path) -> None:
+        """Become the one process that serves ``database``. Raises StoreBusyError naming the one that does."""
         if not self._set(_SERVER, fcntl.F_WRLCK):
             raise StoreBusyError(
                 f"{self.path}: the store is served already by {self._holder()}; stop that server first, or serve"
                 " another store with --store-file"
             )
+        self._name = _bind_name(database, self.path)
+        self._serves = True
         text = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, text, 0)
+
+    def is_served(self) -> bool:
+        """True while some process serves, this one included. Only asks: to try would keep a server from starting."""
+        if self._serves:
+            return True
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _SERVER, 1, 0)
+        try:
+            answer = fcntl.fcntl(self._fd, _F_OFD_GETLK, asked)
+        except OSError:
+            return False
+        return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)
 
     def _holder(self) -> str:
         try:
@@ -101,7 +128,7 @@ class LockFile:
         return self._set(_CLEANUP, fcntl.F_WRLCK)
 
     def _set(self, byte: int, kind: int) -> bool:
-        flock = struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
+        flock = struct.pack(_FLOCK, kind, os.SEEK_SET, byte, 1, 0)
         try:
             fcntl.fcntl(self._fd, _F_OFD_SETLK, flock)
         except (BlockingIOError, PermissionError):
@@ -111,6 +138,40 @@ class LockFile:
                 f"{self.path}: this file system cannot lock ({exc.strerror}); keep the store on a local disk"
             ) from exc
         return True
+
+
+_PEER = struct.Struct("3i")
+
+
+def _bind_name(database: Path, lock: Path) -> socket.socket:
+    """Bind the server's name for the file ``database``. Raises StoreBusyError naming the process that has it."""
+    found = database.stat()
+    name = f"\0async-delivery-server-{found.st_dev:x}-{found.st_ino:x}"
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        bound.bind(name)
+        # Nobody is ever accepted: who connects only learns from the kernel which process listens.
+        bound.listen()
+    except OSError as exc:
+        bound.close()
+        if exc.errno != errno.EADDRINUSE:
+            raise StoreFileError(f"{database}: cannot register as its server: {exc.strerror}") from exc
+        raise StoreBusyError(
+            f"{database}: served already by {_listener(name)}, although its lock file {lock} was removed or replaced;"
+            " stop that server first"
+        ) from exc
+    return bound
+
+
+def _listener(name: str) -> str:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.setblocking(False)
+        try:
+            asking.connect(name)
+            peer = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        except OSError:
+            return "another process"
+    return f"process {_PEER.unpack(peer)[0]} on this machine"
 
 
 class CleanupLock:

@@ -22,6 +22,7 @@ from async_delivery.storage.locks import CleanupLock, LockFile
 from async_delivery.storage.sqlite_files import BUSY_SECONDS, connect_writer, lock_path
 from async_delivery.storage.sqlite_info import DURABILITY, describe
 from async_delivery.storage.sqlite_readers import TEXTS, Readers, SqliteReader
+from async_delivery.storage.standing import Standing
 from async_delivery.storage.writer import Writer
 from async_delivery.storage.writing import SqlTransaction
 
@@ -54,16 +55,33 @@ class SqliteSession:
     """The writer's connection; see ``writer.Session``."""
 
     def __init__(
-        self, path: Path, lock: LockFile, tell: Callable[[Signal], None], before_close: Callable[[], None]
+        self,
+        path: Path,
+        lock: LockFile,
+        standing: Standing,
+        tell: Callable[[Signal], None],
+        before_close: Callable[[], None],
     ):
-        self._path, self._lock, self._tell, self._before_close = path, lock, tell, before_close
+        self._path, self._lock, self._standing = path, lock, standing
+        self._tell, self._before_close = tell, before_close
         self._connection: sqlite3.Connection | None = None
 
     def begin(self) -> SqliteTransaction:
         self._lock.take_writer(BUSY_SECONDS)
-        if self._connection is None:
+        try:
+            # Two or three look-ups of a name, some microseconds beside a synced commit.
+            self._standing.require_for_writing()
+        except UnavailableError:
+            # The connection stays: it is the only way to what its log still holds.
+            self._lock.release_writer()
+            raise
+        if self._connection is not None:
+            self._connection.execute("BEGIN IMMEDIATE")
+        else:
             self._connection = connect_writer(self._path)
-        self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._standing.require_opened()
+            self._standing.note_log()
         return SqliteTransaction(self._connection, TEXTS)
 
     def _open(self) -> sqlite3.Connection:
@@ -96,6 +114,7 @@ class SqliteSession:
     def abandon(self) -> None:
         # After an error of a sync nobody knows what the page cache still holds: the connection is opened anew.
         connection, self._connection = self._connection, None
+        self._standing.forget_log()
         if connection is not None:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
@@ -113,7 +132,9 @@ class SqliteSession:
         # If another process holds that for too long, this is not the last one, and closing it writes nothing.
         with suppress(UnavailableError):
             self._lock.take_writer(BUSY_SECONDS)
-        with suppress(sqlite3.Error):
+        with suppress(sqlite3.Error, UnavailableError):
+            if self._connection is None:
+                self._standing.require_opened()
             # A store that was only read may have left an empty log, which only a connection that writes removes.
             connection = self._connection or connect_writer(self._path)
             connection.execute("PRAGMA user_version")
@@ -135,12 +156,13 @@ class SqliteStore:
         The file is checked and its schema is current.
         """
         self._path, self._lock, self._revision = path, lock, revision
-        self._readers = Readers(path, may_rest=lock is None)
+        standing = Standing(path, None if lock is None else (lock.path, lock.identity))
+        self._readers = Readers(path, standing, may_rest=lock is None)
         self._listeners_lock = threading.Lock()
         self._listeners: tuple[Listener, ...] = ()
         self._writer: Writer | None = None
         if lock is not None:
-            self._session = SqliteSession(path, lock, self._tell, self._readers.close)
+            self._session = SqliteSession(path, lock, standing, self._tell, self._readers.close)
             self._writer = Writer(self._session, f"store-writer-{path.name}")
 
     def read(self, fn: Callable[[Reader], T]) -> T:
@@ -181,6 +203,9 @@ class SqliteStore:
                 sys.stderr.write(f"a subscriber of the store failed: {exc!r}\n")
 
     # ------------------------------------------------------------ the rest
+    def is_served(self) -> bool:
+        return self._lock is not None and self._lock.is_served()
+
     def cleanup_lock(self) -> CleanupLock:
         return CleanupLock(lock_path(self._path))
 

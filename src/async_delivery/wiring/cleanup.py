@@ -1,50 +1,96 @@
-"""The cleanup that a server runs by itself: the script's function as a chore, with its report in a file."""
+"""Cleanups put together: the server's own on its schedule, and what commands do about them on a store file."""
 
 from __future__ import annotations
 
-import json
-from datetime import datetime
+import re
+from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 
-from async_delivery.domain.errors import StoreBusyError
-from async_delivery.domain.retention import RetentionReport
-from async_delivery.engine.retention import Stop, cleanup_retention
-from async_delivery.engine.runtime import Runtime
+from async_delivery import telemetry
+from async_delivery.domain.cleanup import CleanupPausedError, Pause, Runner
+from async_delivery.domain.errors import AsyncDeliveryError, StoreBusyError
+from async_delivery.domain.retention import ExitCode, RetentionPolicy, RetentionReport
+from async_delivery.engine import cleanups
+from async_delivery.engine.retention import Stop, run_cleanup
+from async_delivery.engine.runtime import Runtime, SystemClock
+from async_delivery.ops.artefacts import write_json
 from async_delivery.settings import Settings
+from async_delivery.storage.contract import Store
+from async_delivery.wiring.stores import open_for_cleanup
 from async_delivery.worker.chores import Chore
 
-# Enough for a month at the default interval.
-KEPT_REPORTS = 750
+# However old they are, so that there is something to compare with after a long pause.
+KEPT_REPORTS = 10
+# Only these: what people keep in the folder is theirs.
+_STEM = "retention-scheduled-"
+_OWN = re.compile(rf"{_STEM}[0-9]{{8}}T[0-9]{{6}}Z(-[0-9]+)?\.json")
+_RUNS_LOOKED_AT = 100
 
 
-def cleanup_chore(settings: Settings, interval_seconds: float, stopping: Stop) -> Chore:
-    """Clean up every ``interval_seconds`` by the TTLs of the settings; ``stopping`` ends a run between batches."""
+def cleanup_chore(settings: Settings, store: Store, stopping: Stop) -> Chore:
+    """Clean up on the schedule of the settings, which is not off; ``stopping`` ends a run between batches."""
+    schedule = settings.cleanup_schedule
+    policy = RetentionPolicy(settings.results_ttl_seconds, settings.events_ttl_seconds)
 
     def run_once(rt: Runtime, now: datetime) -> RetentionReport | None:
         try:
-            report = cleanup_retention(
+            report = run_cleanup(
                 rt.store,
-                results_ttl_seconds=settings.results_ttl_seconds,
-                events_ttl_seconds=settings.events_ttl_seconds,
+                policy,
+                runner=Runner.SERVER,
                 now=now,
                 store_file=str(settings.store_file),
                 stop=stopping,
+                clock=rt.clock,
             )
-        except StoreBusyError:
-            # Somebody cleans up by hand at this moment.
+        except CleanupPausedError as exc:
+            telemetry.emit("cleanup.skipped", reason="paused", why=exc.pause.why, by=exc.pause.by)
             return None
-        keep_report(settings.artifacts_dir, report)
+        except StoreBusyError:
+            # Somebody cleans up by hand at this moment, or another server does.
+            telemetry.emit("cleanup.skipped", reason="busy")
+            return None
+        keep_report(settings.artifacts_dir, report, settings.artifacts_ttl_seconds)
         return report
 
-    return Chore("cleanup", interval_seconds, run_once)
+    if schedule.interval_seconds is None:
+        return Chore("cleanup", None, run_once, next_after=schedule.next_after)
+    return Chore("cleanup", schedule.interval_seconds, run_once, last_at=_last_run(store))
 
 
-def keep_report(folder: Path, report: RetentionReport) -> None:
-    """Write the report to a file of its own, and let go of the oldest. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"retention-scheduled-{report.now:%Y%m%dT%H%M%S}.json"
-    part = folder / f".{name}.part"
-    part.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
-    part.replace(folder / name)
-    for old in sorted(folder.glob("retention-scheduled-*.json"))[:-KEPT_REPORTS]:
-        old.unlink(missing_ok=True)
+def _last_run(store: Store) -> datetime | None:
+    """When a server last cleaned up this store: one that is restarted often must not put it off again and again."""
+    runs = store.read(lambda reader: reader.cleanup_runs(None, _RUNS_LOOKED_AT))
+    return max((run.finished_at for run in runs if run.runner is Runner.SERVER), default=None)
+
+
+def keep_report(folder: Path, report: RetentionReport, ttl_seconds: float) -> None:
+    """Write the report to a file of its own, and let go of old ones, but for the last ten. Raises OSError."""
+    write_json(folder, f"{_STEM}{report.started_at:%Y%m%dT%H%M%SZ}", report.to_json())
+    limit = (report.started_at - timedelta(seconds=ttl_seconds)).strftime("%Y%m%dT%H%M%SZ")
+    own = sorted(path.name for path in folder.iterdir() if _OWN.fullmatch(path.name))
+    for name in own[:-KEPT_REPORTS]:
+        if name.removeprefix(_STEM) < limit:
+            (folder / name).unlink(missing_ok=True)
+
+
+def note_refusal(store_file: Path, runner: Runner, why: str) -> None:
+    """Leave word in the store of a cleanup that could not even begin, if the store can be written."""
+    now = SystemClock().now()
+    with suppress(AsyncDeliveryError), open_for_cleanup(store_file, dry_run=False) as store:
+        cleanups.remember_refusal(store, runner, ExitCode.REFUSED, why, now, now)
+
+
+def pause(store_file: Path, why: str, by: str) -> Pause:
+    """Pause the cleanups of a store. Raises ValidationError, StoreFileError, UnavailableError."""
+    now = SystemClock().now()
+    Pause(now, why, by)  # what is wrong with the words is said before the store is asked for
+    with open_for_cleanup(store_file, dry_run=False) as store:
+        return cleanups.pause(store, why, by, now)
+
+
+def resume(store_file: Path) -> Pause | None:
+    """Lift the pause; returns it, or None if there was none. Raises StoreFileError, UnavailableError."""
+    with open_for_cleanup(store_file, dry_run=False) as store:
+        return cleanups.resume(store)

@@ -19,16 +19,26 @@ from async_delivery.engine.runtime import Runtime
 
 _PRUNE_BATCH = 500
 _PRUNE_SECONDS = 3_600.0
+# Not longer, because the wall clock may be set meanwhile.
 _LONGEST_WAIT_SECONDS = 60.0
+_OVERDUE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Chore:
-    """Something to be done again and again. ``run_once`` is the whole of it; its report is any plain value."""
+    """Something to be done again and again. ``run_once`` is the whole of it; its report is any plain value.
+
+    interval_seconds   from one start to the next; None where ``next_after`` says when
+    next_after         the first time after a given one, by the wall clock
+    last_at            when it was last done before this process; without it the first run is at a random time
+                       within the interval, as servers that start together must not all do it together
+    """
 
     name: str
-    interval_seconds: float
+    interval_seconds: float | None
     run_once: Callable[[Runtime, datetime], object]
+    next_after: Callable[[datetime], datetime] | None = None
+    last_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +80,53 @@ def prune_chore() -> Chore:
     return Chore("prune", _PRUNE_SECONDS, prune)
 
 
-class Chores:
-    """Runs chores on one thread, each at its interval. A chore that fails is told of and runs again next time."""
+class _Timer:
+    """When one chore is due: by the monotonic clock at an interval, by the wall clock at given times."""
 
-    def __init__(self, rt: Runtime, chores: Sequence[Chore]) -> None:
+    def __init__(self, chore: Chore, now: datetime) -> None:
+        self._chore = chore
+        if chore.next_after is not None:
+            self._next_at = chore.next_after(now)
+        else:
+            interval = chore.interval_seconds or 0.0
+            wait = random.random() * interval
+            if chore.last_at is not None:
+                left = interval - (now - chore.last_at).total_seconds()
+                # Overdue: soon, and still not at the same moment as everybody who was started with it.
+                wait = min(interval, max(left, min(wait, _OVERDUE_SECONDS)))
+            self._due = monotonic() + wait
+
+    def seconds_left(self, now: datetime) -> float:
+        """Until it is due; not more than 0 when it is."""
+        if self._chore.next_after is not None:
+            return (self._next_at - now).total_seconds()
+        return self._due - monotonic()
+
+    def begun(self, now: datetime) -> None:
+        """It runs now; count from here."""
+        if self._chore.next_after is not None:
+            self._next_at = self._chore.next_after(now)
+        else:
+            self._due = monotonic() + (self._chore.interval_seconds or 0.0)
+
+
+class Chores:
+    """Runs chores on one thread, each in its time. A chore that fails is told of and runs again next time.
+
+    A chore that may take long has a thread of its own: another Chores.
+    """
+
+    def __init__(self, rt: Runtime, chores: Sequence[Chore], name: str = "chores") -> None:
         self._rt = rt
+        self._name = name
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        now = monotonic()
-        # The first run somewhere in the interval: servers that start together must not sweep together.
-        self._due = {chore.name: now + random.random() * chore.interval_seconds for chore in chores}
-        self._chores = list(chores)
+        now = rt.clock.now()
+        self._timers = [(chore, _Timer(chore, now)) for chore in chores]
 
     def start(self) -> None:
         """Begin."""
-        self._thread = threading.Thread(target=self._loop, name="chores", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -96,12 +138,14 @@ class Chores:
 
     def _loop(self) -> None:
         while not self._stopping.is_set():
-            for chore in self._chores:
-                if monotonic() >= self._due[chore.name] and not self._stopping.is_set():
-                    self._due[chore.name] = monotonic() + chore.interval_seconds
+            for chore, timer in self._timers:
+                now = self._rt.clock.now()
+                if timer.seconds_left(now) <= 0 and not self._stopping.is_set():
+                    timer.begun(now)
                     self._run(chore)
-            next_due = min(self._due.values(), default=monotonic() + _LONGEST_WAIT_SECONDS)
-            self._stopping.wait(min(_LONGEST_WAIT_SECONDS, max(0.0, next_due - monotonic())))
+            now = self._rt.clock.now()
+            left = min((timer.seconds_left(now) for _, timer in self._timers), default=_LONGEST_WAIT_SECONDS)
+            self._stopping.wait(min(_LONGEST_WAIT_SECONDS, max(0.0, left)))
 
     def _run(self, chore: Chore) -> None:
         began = monotonic()
