@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from async_delivery import __version__
 from async_delivery.domain.analysis import AnalysisInfo
 from async_delivery.domain.errors import StoreFileError, UnavailableError
+from async_delivery.domain.retention import RetentionPolicy
 from async_delivery.engine.catalogue import Catalogue
 from async_delivery.engine.runtime import Policy, Runtime
 from async_delivery.plugins import discover
@@ -25,6 +26,8 @@ from async_delivery.wiring.logs import log_to_stderr
 
 if TYPE_CHECKING:
     from async_delivery.api.context import ApiSettings
+    from async_delivery.ops.observer import Observer
+    from async_delivery.worker.supervisor import Supervisor
 
 __all__ = ["StartError", "serve_forever"]
 
@@ -37,7 +40,7 @@ def serve_forever(settings: Settings, tell: Callable[[str], None]) -> int:
     For the main thread. Raises StartError, SettingsError.
     """
     with ExitStack() as stack:
-        stack.callback(log_to_stderr(settings.log_level))
+        stack.callback(log_to_stderr(settings.log_level, settings.log_format))
         sock = stack.enter_context(bind(settings.host, settings.port))
         infos = _describe_analyses(settings)
         _check_settings(settings, infos)
@@ -119,8 +122,11 @@ def _serve(
     stack.callback(store.close)
     rt = Runtime(store, Catalogue(infos), _policy(settings))
     stopping = threading.Event()
-    app = create_app(rt, _api_settings(settings), draining=stopping.is_set)
-    drain = _start_workers(rt, settings, stopping, stack)
+    supervisor = None if settings.no_workers else _supervisor(rt, settings)
+    observer = _observer(rt, settings, supervisor, stopping.is_set)
+    stack.callback(observer.attach())
+    app = create_app(rt, _api_settings(settings), draining=stopping.is_set, observer=observer)
+    drain = _start_workers(rt, settings, supervisor, stopping, stack)
     listener = Listener(
         app, sock, stopping=stopping, drain=drain, ready=lambda: tell(_words(settings, infos, url_of(sock)))
     )
@@ -128,39 +134,76 @@ def _serve(
     return 0
 
 
+def _supervisor(rt: Runtime, settings: Settings) -> Supervisor:
+    from async_delivery.worker.limits import WorkerSettings
+    from async_delivery.worker.supervisor import Supervisor
+
+    return Supervisor(
+        rt,
+        _refs(settings),
+        WorkerSettings(
+            slots=settings.slots,
+            work_root=settings.work_dir or settings.store_file.parent / "work",
+            drain_grace_seconds=settings.drain_grace_seconds,
+            cancel_grace_seconds=settings.cancel_grace_seconds,
+            kill_grace_seconds=settings.kill_grace_seconds,
+            data_root=settings.data_root,
+        ),
+    )
+
+
+def _observer(
+    rt: Runtime, settings: Settings, supervisor: Supervisor | None, draining: Callable[[], bool]
+) -> Observer:
+    from async_delivery.api.app import ROUTES
+    from async_delivery.ops.observer import Observer, ObserverSettings
+    from async_delivery.storage.schema import HEAD
+
+    schedule = settings.cleanup_schedule
+    told = ObserverSettings(
+        version=__version__,
+        retention=RetentionPolicy(settings.results_ttl_seconds, settings.events_ttl_seconds),
+        cleanup_interval_seconds=schedule.longest_gap_seconds(rt.clock.now()),
+        max_queued_seconds=settings.ready_max_queued_seconds,
+        store_folder=settings.store_file.parent,
+        schema_revision=HEAD,
+    )
+    return Observer(
+        rt,
+        told,
+        worker=supervisor.snapshot if supervisor else None,
+        draining=draining,
+        routes=[(route.path, route.method) for route in ROUTES],
+        chores=["prune", "rescue", "cleanup"],
+    )
+
+
 def _start_workers(
-    rt: Runtime, settings: Settings, stopping: threading.Event, stack: ExitStack
+    rt: Runtime,
+    settings: Settings,
+    supervisor: Supervisor | None,
+    stopping: threading.Event,
+    stack: ExitStack,
 ) -> Callable[[], None]:
     """Start what runs beside HTTP; how to drain it. ``stack`` ends it."""
     from async_delivery.wiring.cleanup import cleanup_chore
     from async_delivery.worker.chores import Chores, prune_chore, rescue_chore
-    from async_delivery.worker.limits import WorkerSettings
-    from async_delivery.worker.supervisor import Supervisor
 
     chores = [prune_chore()]
-    if settings.cleanup_interval_seconds:
-        chores.append(cleanup_chore(settings, settings.cleanup_interval_seconds, stopping.is_set))
     drain = _nothing
-    if not settings.no_workers:
-        supervisor = Supervisor(
-            rt,
-            _refs(settings),
-            WorkerSettings(
-                slots=settings.slots,
-                work_root=settings.work_dir or settings.store_file.parent / "work",
-                drain_grace_seconds=settings.drain_grace_seconds,
-                cancel_grace_seconds=settings.cancel_grace_seconds,
-                kill_grace_seconds=settings.kill_grace_seconds,
-                data_root=settings.data_root,
-            ),
-        )
+    if supervisor is not None:
         supervisor.start()
         stack.callback(supervisor.close)
         drain = supervisor.drain
         chores.append(rescue_chore(rt, lambda: [supervisor.worker_id]))
-    sweeper = Chores(rt, chores)
-    sweeper.start()
-    stack.callback(sweeper.close)
+    sweepers = [Chores(rt, chores)]
+    if not settings.cleanup_schedule.is_off:
+        # On a thread of its own: lost jobs must not wait for the end of a long cleanup.
+        chore = cleanup_chore(settings, rt.store, stopping.is_set)
+        sweepers.append(Chores(rt, [chore], "cleanup"))
+    for sweeper in sweepers:
+        sweeper.start()
+        stack.callback(sweeper.close)
     return drain
 
 
