@@ -111,6 +111,43 @@ def test_three_faults_in_the_params_are_three_details(rt: Runtime, web: Web) -> 
 
 
 @pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (7, "options"),
+        ({"async_mode": []}, "options.async_mode"),
+        ({"async_mode": {"requested": "yes"}}, "options.async_mode.requested"),
+    ],
+)
+def test_no_fault_hides_another(rt: Runtime, web: Web, options: Any, field: str) -> None:
+    wrong = {"analysis": "count", "params": {"upto": -1}, "query": 7, "labels": {"a": 1}, "options": options}
+
+    answer = web.submit(wrong, headers={"Idempotency-Key": "x" * 256})
+
+    named = {one["field"] for one in answer.json()["details"]}
+    assert named == {"Idempotency-Key", field, "params.upto", "query", "labels.a"}
+    assert stored_jobs(rt) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "field"),
+    [(b"{", JSON, "body"), (b"{}", {"Content-Type": "text/plain"}, "Content-Type")],
+)
+def test_a_body_that_cannot_be_judged_does_not_hide_the_fault_of_a_header(
+    web: Web, content: bytes, headers: dict[str, str], field: str
+) -> None:
+    answer = web.post("/analyze", content=content, headers={**headers, "Idempotency-Key": ""})
+
+    assert [one["field"] for one in answer.json()["details"]] == ["Idempotency-Key", field]
+
+
+def test_a_good_body_with_a_bad_key_is_refused(rt: Runtime, web: Web) -> None:
+    answer = web.submit(headers={"Idempotency-Key": ""})
+
+    assert [one["field"] for one in answer.json()["details"]] == ["Idempotency-Key"]
+    assert stored_jobs(rt) == []
+
+
+@pytest.mark.parametrize(
     "headers",
     [
         {},

@@ -109,6 +109,9 @@ def test_every_filter_keeps_what_it_says(rt: Runtime, web: Web, clock: FakeClock
     [
         ("limit=0", "limit"),
         ("limit=201", "limit"),
+        ("limit=1&limit=2", "limit"),
+        ("cursor=a&cursor=b", "cursor"),
+        ("analysis=count&analysis=count", "analysis"),
         ("limit=-1", "limit"),
         ("limit=x", "limit"),
         ("limit=", "limit"),
@@ -135,6 +138,10 @@ def test_a_filter_that_makes_no_sense_is_refused_by_name(web: Web, query: str, f
 
     assert answer.status_code == 400
     assert [one["field"] for one in answer.json()["details"]] == [field]
+
+
+def test_a_label_filter_without_a_name_is_told_what_is_missing(web: Web) -> None:
+    assert "name is missing" in web.get("/analyze/jobs?label.=x").json()["message"]
 
 
 def test_unknown_parameters_are_passed_over_unless_the_client_is_strict(rt: Runtime, web: Web) -> None:

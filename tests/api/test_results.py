@@ -193,6 +193,21 @@ def test_an_expired_result_is_gone_for_its_owner_and_unknown_to_others(
     assert other.status_code == 404
 
 
+def test_a_job_leads_to_its_result_until_that_has_expired(rt: Runtime, web: Web, clock: FakeClock) -> None:
+    job = finished(rt, results_ttl_seconds=100)
+
+    def links() -> list[bool]:
+        one = web.get(f"/analyze/jobs/{job.job_id}").json()["job"]
+        (listed,) = web.get("/analyze/jobs").json()["jobs"]
+        assert one["result_id"] == listed["result_id"] == job.result_id
+        return ["result" in one["links"], "result" in listed["links"]]
+
+    clock.advance(seconds=99)
+    assert links() == [True, True]
+    clock.advance(seconds=1)
+    assert links() == [False, False]
+
+
 def test_what_cleanup_took_is_gone_as_well(rt: Runtime, web: Web, clock: FakeClock) -> None:
     job = finished(rt)
     (partial, final) = snapshots(rt, job.job_id)

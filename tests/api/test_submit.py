@@ -108,6 +108,29 @@ def test_nobody_waits_longer_than_the_server_allows(rt: Runtime) -> None:
     assert patient.headers["preference-applied"] == "wait=0.2"
 
 
+@pytest.mark.parametrize("seconds", ["100", "99999999999999", "0" * 20 + "100"])
+def test_a_longer_wait_is_cut_and_told_however_long_it_is(rt: Runtime, seconds: str) -> None:
+    with Web(rt, max_wait_seconds=0.1) as web:
+        answer = web.submit(SYNC, headers=prefer(f"wait={seconds}"))
+
+    assert (answer.status_code, answer.headers["preference-applied"]) == (202, "wait=0.1")
+
+
+def test_a_result_that_expires_at_once_is_gone_and_its_job_is_named(rt: Runtime, web: Web) -> None:
+    wanted = {"options": {"results_ttl_seconds": 0}}
+
+    async def talk(ask: Any) -> Any:
+        answer, _ = await asyncio.gather(ask("POST", "/analyze", json=wanted), run_when_queued(rt))
+        return answer
+
+    answer = web.run(talk)
+
+    job_id = only_job(rt)
+    assert (answer.status_code, answer.json()["code"]) == (410, "result_expired")
+    assert answer.headers["location"] == f"/analyze/jobs/{job_id}"
+    assert {"field": "job_id", "issue": job_id} in answer.json()["details"]
+
+
 def test_a_job_that_fails_while_its_client_waits_says_why(rt: Runtime, web: Web) -> None:
     def fail() -> None:
         run = claimed(rt)
@@ -297,6 +320,25 @@ def test_a_key_of_another_form_is_refused(rt: Runtime, web: Web, key: bytes) -> 
     assert answer.status_code == 400
     assert [one["field"] for one in answer.json()["details"]] == ["Idempotency-Key"]
     assert stored_jobs(rt) == []
+
+
+def test_white_space_around_a_key_is_no_part_of_it(rt: Runtime, web: Web) -> None:
+    answers = [
+        web.submit(headers=[("X-Org-Id", b"alpha"), ("Idempotency-Key", key)])
+        for key in (b"a b", b"a b ", b" a b\t", b"ab")
+    ]
+
+    first, *again, other = (one.json()["job"]["job_id"] for one in answers)
+    assert again == [first, first]
+    assert other != first
+
+
+def test_white_space_around_ids_is_no_part_of_them(web: Web) -> None:
+    answer = web.submit(
+        headers=[("X-Org-Id", b"alpha"), ("X-Request-Id", b"r1 "), ("X-Correlation-Id", b"\tc1")]
+    )
+
+    assert (answer.headers["x-request-id"], answer.json()["correlation_id"]) == ("r1", "c1")
 
 
 def test_a_repeated_key_is_refused(web: Web) -> None:

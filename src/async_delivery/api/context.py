@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import orjson
 from fastapi import Request
 from fastapi.routing import APIRoute
+from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from async_delivery.api.access import Peers
@@ -155,23 +156,37 @@ def refuse_unknown(names: Iterable[str], known: Iterable[str], free: str | None 
         raise ValidationError(f"{faults[0][:64]}: {issue}", [FieldIssue(name[:64], issue) for name in faults])
 
 
+def _refuse_repeated(sent: QueryParams, once: Iterable[str]) -> None:
+    # Of two values one would be passed over in silence.
+    twice = [FieldIssue(name, "must not be repeated") for name in sorted(once) if len(sent.getlist(name)) > 1]
+    if twice:
+        raise ValidationError.listing(twice)
+
+
 class Here:
     """One request on a route of the framework."""
 
     __slots__ = ("api", "call", "receive", "request")
 
-    def __init__(self, request: Request, *, free: str | None = None) -> None:
-        """Raises ValidationError if the client wants unknown query parameters refused, and sent some.
+    def __init__(
+        self, request: Request, *, free: str | None = None, repeatable: frozenset[str] = frozenset()
+    ) -> None:
+        """Raises ValidationError for a parameter of the route that is sent twice, and for unknown ones if the client
+        wants them refused.
 
-        free   parameters that begin so are the route's business
+        free         parameters that begin so are the route's business
+        repeatable   parameters that may have several values
         """
         self.request = request
         self.api: Api = request.app.state.api
         self.call: Call = request.scope["call"]
         self.receive: Receive = request.receive
+        if not request.url.query:
+            return
+        route: APIRoute = request.scope["route"]
+        known = {field.alias for field in route.dependant.query_params}
+        _refuse_repeated(request.query_params, known - repeatable)
         if self.call.prefer.strict:
-            route: APIRoute = request.scope["route"]
-            known = {field.alias for field in route.dependant.query_params}
             refuse_unknown(request.query_params.keys(), known, free)
 
     async def read(self, question: Callable[[], T]) -> T:

@@ -44,7 +44,7 @@ async def list_jobs(
     ] = None,
 ) -> Response:
     """The tenant's jobs, newest first. `label.KEY=VALUE` keeps those that carry the label, and may be repeated."""
-    here = Here(request, free=_LABEL)
+    here = Here(request, free=_LABEL, repeatable=frozenset({"status"}))
     org_id = here.call.org_id
     where = JobFilter(
         statuses=tuple(sorted(set(status or ()))),
@@ -71,7 +71,9 @@ def _labels(request: Request) -> dict[str, str] | None:
     for name, value in request.query_params.multi_items():
         if name.startswith(_LABEL):
             key = _storable(name, name.removeprefix(_LABEL))
-            if not key or key in labels or len(labels) == MAX_LABELS:
+            if not key:
+                raise ValidationError.of(name, f"the label's name is missing; write {_LABEL}NAME=VALUE")
+            if key in labels or len(labels) == MAX_LABELS:
                 raise ValidationError.of(name[:64], f"give each label once, at most {MAX_LABELS} of them")
             labels[key] = _storable(name, value) or ""
     return labels or None
@@ -199,5 +201,5 @@ async def _job_answer(here: Here, job: Job, status: int, *, accepted: bool = Fal
         headers.append((b"location", f"/analyze/jobs/{job.job_id}".encode("ascii")))
         headers.append(await here.read(lambda: retry_after(here.api, job)))
     content: dict[str, Any] = {"accepted": True} if accepted else {}
-    content |= {"correlation_id": job.correlation_id, "job": document, "links": wire.job_links(job)}
+    content |= {"correlation_id": job.correlation_id, "job": document, "links": document["links"]}
     return here.json(content, status, headers)

@@ -15,6 +15,7 @@ _WORD = rf'(?:{_BARE}|"(?:[^"\\]|\\.)*")'
 _PARAMETERS = r'(?:;(?:[^,;"]|"(?:[^"\\]|\\.)*")*)*'
 _PREFERENCE = re.compile(rf"[ \t]*({_BARE})(?:[ \t]*=[ \t]*({_WORD})?)?[ \t]*{_PARAMETERS}")
 _MAX_LENGTH = 2_000
+_LONGEST = 999_999_999  # seconds, thirty years: each route cuts it to far less
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,7 @@ def parse_prefer(values: Iterable[str]) -> Prefer:
     wait = found.get("wait", "")
     return Prefer(
         respond_async="respond-async" in found,
-        # Nine digits are thirty years; more would only serve to be large.
-        wait_seconds=int(wait) if wait.isascii() and wait.isdigit() and len(wait) <= 9 else None,
+        wait_seconds=min(int(wait), _LONGEST) if wait.isascii() and wait.isdigit() else None,
         strict=found.get("handling", "").lower() == "strict",
     )
 

@@ -80,7 +80,8 @@ class Call:
         headers: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
             if name in READ:
-                headers.setdefault(name, []).append(value)
+                # White space around a value is no part of it (RFC 9110, section 5.5); the parser leaves it behind.
+                headers.setdefault(name, []).append(value.strip(b" \t"))
         self.headers = headers
         self.method: str = scope["method"]
         self.request_id = _visible(headers.get(b"x-request-id")) or new_id()

@@ -17,6 +17,7 @@ from async_delivery.api.request import Call, Receive
 from async_delivery.api.results import VARY, matched_tags
 from async_delivery.domain.errors import NotFoundError
 from async_delivery.domain.job import Job, JobId
+from async_delivery.domain.result import result_over
 from async_delivery.engine import jobs
 from async_delivery.storage.contract import Reader
 
@@ -100,12 +101,13 @@ def _answer(api: Api, call: Call, job_id: JobId, tags: frozenset[bytes], applied
 
 def _written(api: Api, reader: Reader, job: Job) -> bytes:
     """``{"ok":true,...,"job":{...,"eta_seconds":``, from memory if nothing in it has changed."""
-    state = (job.event_seq, job.updated_at, job.held)
+    now = api.rt.clock.now()
+    state = (job.event_seq, job.updated_at, job.held, result_over(job, now))
     known = api.written.get(job.job_id)
     if known is not None and known.state == state and known.first_seq == _first_seq(reader, job):
         return known.data
     events = reader.list_events(job.org_id, job.job_id, 0, MAX_EVENTS)
-    document = wire.job_object(job)
+    document = wire.job_object(job, now)
     document["events"] = wire.event_objects(events)
     if events and events[-1].event_seq < job.event_seq:
         document["links"]["more_events"] = f"{document['links']['events']}?after={events[-1].event_seq}"
@@ -137,4 +139,4 @@ def retry_after(api: Api, job: Job) -> tuple[bytes, bytes]:
 
 def job_document(api: Api, job: Job) -> dict[str, Any]:
     """The job without its events. Asks the store for typical run times now and then."""
-    return {**wire.job_object(job), "eta_seconds": api.estimates.eta_seconds(job)}
+    return {**wire.job_object(job, api.rt.clock.now()), "eta_seconds": api.estimates.eta_seconds(job)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import Response
 
-from async_delivery.api import wire
 from async_delivery.api.context import Here, respond
 from async_delivery.api.decode import decode_object
 from async_delivery.api.errors import Answer, Headers, JobFailedError, error_answer
@@ -27,6 +26,7 @@ from async_delivery.domain.errors import (
     ConflictError,
     FieldIssue,
     IdempotencyInFlightError,
+    ResultExpiredError,
     ValidationError,
 )
 from async_delivery.domain.job import Job, JobStatus
@@ -44,6 +44,7 @@ _KNOWN: Mapping[str, frozenset[str]] = {
     "options.async_mode": frozenset({"requested"}),
 }
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z")
+_MAX_UNKNOWN = 50  # of which a refusal tells
 _KEY = re.compile(r"[\x20-\x7e]{1,255}\Z")
 
 
@@ -63,9 +64,14 @@ async def submit(request: Request) -> Response:
     """``POST /analyze``: 202 once the job is durable, or 200 with its result for those who wait."""
     here = Here(request)
     here.api.refuse_while_draining()
-    key = _idempotency_key(here.call)
+    key, faults = _idempotency_key(here.call)
     with _in_flight(here, key):
-        document, submitted = await _accept(here, key)
+        try:
+            document, submitted = await _accept(here, key, faults)
+        except ValidationError as exc:
+            # Where the body could not be judged, the key's fault is still unsaid.
+            unsaid = [fault for fault in faults if fault not in exc.details]
+            raise (ValidationError.listing([*unsaid, *exc.details]) if unsaid else exc) from None
     here.call.correlated = submitted.job.correlation_id
     if not submitted.replayed:
         here.call.made = submitted.job
@@ -75,11 +81,15 @@ async def submit(request: Request) -> Response:
     return respond(await _answer(here, submitted.job, wish))
 
 
-def _idempotency_key(call: Call) -> str | None:
-    key = call.only(b"idempotency-key", "Idempotency-Key")
+def _idempotency_key(call: Call) -> tuple[str | None, list[FieldIssue]]:
+    """The key, or what is wrong with it: no reason to keep the body's faults from the client."""
+    try:
+        key = call.only(b"idempotency-key", "Idempotency-Key")
+    except ValidationError as exc:
+        return None, list(exc.details)
     if key is not None and not _KEY.match(key):
-        raise ValidationError.of("Idempotency-Key", "must be 1 to 255 printable ASCII characters")
-    return key
+        return None, [FieldIssue("Idempotency-Key", "must be 1 to 255 printable ASCII characters")]
+    return key, []
 
 
 @contextmanager
@@ -98,18 +108,21 @@ def _in_flight(here: Here, key: str | None) -> Iterator[None]:
         here.api.in_flight.discard(entry)
 
 
-async def _accept(here: Here, key: str | None) -> tuple[dict[str, Any], Submitted]:
-    """Read, judge, keep. Returns what was asked and the job, which is durable then."""
+async def _accept(
+    here: Here, key: str | None, faults: Sequence[FieldIssue]
+) -> tuple[dict[str, Any], Submitted]:
+    """Read, judge, keep. Returns what was asked and the job, which is durable then. Never keeps if there are faults."""
+    base = Submission(faults=tuple(faults))
     content_type = here.call.only(b"content-type", "Content-Type") or ""
     match media_type(content_type):
         case "application/json":
             body = Body(here.call, here.receive, here.api.settings.max_body_bytes)
             data = await body.read()
-            return await _keep(here, key, data, Submission())
+            return await _keep(here, key, data, base)
         case "multipart/form-data":
             data, sink = await receive_upload(here.api, here.call, here.receive, content_type)
             try:
-                kept = await _keep(here, key, data, Submission(input=sink.file))
+                kept = await _keep(here, key, data, replace(base, input=sink.file))
             except BaseException:
                 await asyncio.shield(sink.abort())
                 raise
@@ -153,14 +166,16 @@ async def _keep(
 
 
 def _submission(document: dict[str, Any], facts: Submission, *, strict: bool) -> Submission:
-    options = _object(document, "options")
-    async_mode = _object(options, "async_mode", "options.")
+    faults = list(facts.faults)
+    options = _object(document, "options", faults)
+    async_mode = _object(options, "async_mode", faults, "options.")
     if not isinstance(async_mode.get("requested", False), bool):
-        raise ValidationError.of("options.async_mode.requested", "must be true or false")
+        faults.append(FieldIssue("options.async_mode.requested", "must be true or false"))
     if strict:
-        _refuse_unknown({"": document, "options": options, "options.async_mode": async_mode})
+        faults += _unknown({"": document, "options": options, "options.async_mode": async_mode})
     return replace(
         facts,
+        faults=tuple(faults),
         analysis=document.get("analysis"),
         query=document.get("query"),
         params=document.get("params"),
@@ -171,25 +186,24 @@ def _submission(document: dict[str, Any], facts: Submission, *, strict: bool) ->
     )
 
 
-def _object(parent: dict[str, Any], name: str, prefix: str = "") -> dict[str, Any]:
+def _object(parent: dict[str, Any], name: str, faults: list[FieldIssue], prefix: str = "") -> dict[str, Any]:
     value = parent.get(name)
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ValidationError.of(f"{prefix}{name}", "must be an object")
+        faults.append(FieldIssue(f"{prefix}{name}", "must be an object"))
+        return {}
     return value
 
 
-def _refuse_unknown(levels: Mapping[str, dict[str, Any]]) -> None:
+def _unknown(levels: Mapping[str, dict[str, Any]]) -> list[FieldIssue]:
     unknown = [
         f"{path}.{name[:64]}" if path else name[:64]
         for path, value in levels.items()
         for name in value
         if name not in _KNOWN[path]
     ]
-    if unknown:
-        issue = "unknown key"
-        raise ValidationError(f"{unknown[0]}: {issue}", [FieldIssue(name, issue) for name in unknown[:50]])
+    return [FieldIssue(name, "unknown key") for name in unknown[:_MAX_UNKNOWN]]
 
 
 def _traceparent(call: Call) -> str | None:
@@ -233,14 +247,24 @@ async def _answer(here: Here, job: Job, wish: _Wish) -> Answer:
     if job.status is not JobStatus.COMPLETED or job.result_id is None:
         failed = error_answer(JobFailedError(job), call)
         return replace(failed, headers=[*failed.headers, *wish.applied])
-    found = await permalink_answer(api, call, job.result_id, View.LATEST, frozenset())
+    try:
+        found = await permalink_answer(api, call, job.result_id, View.LATEST, frozenset())
+    except ResultExpiredError as exc:
+        # Its time was over before it could be read; the job is there, and the client has not heard of it yet.
+        exc.details = (FieldIssue("job_id", job.job_id), FieldIssue("result_id", job.result_id))
+        gone = error_answer(exc, call)
+        return replace(gone, headers=[*gone.headers, _location(job), *wish.applied])
     headers = [header for header in found.headers if header[0] != b"cache-control"]
     return replace(found, headers=[*headers, (b"cache-control", b"no-store"), *wish.applied])
 
 
+def _location(job: Job) -> tuple[bytes, bytes]:
+    return b"location", f"/analyze/jobs/{job.job_id}".encode("ascii")
+
+
 async def _accepted(here: Here, job: Job, applied: Headers) -> Answer:
     document = await here.read(lambda: job_document(here.api, job))
-    headers: Headers = [(b"location", f"/analyze/jobs/{job.job_id}".encode("ascii")), *applied]
+    headers: Headers = [_location(job), *applied]
     if not job.status.terminal:
         headers.append(await here.read(lambda: retry_after(here.api, job)))
     return here.answer(
@@ -248,7 +272,7 @@ async def _accepted(here: Here, job: Job, applied: Headers) -> Answer:
             "accepted": True,
             "correlation_id": job.correlation_id,
             "job": document,
-            "links": wire.job_links(job),
+            "links": document["links"],
         },
         202,
         headers,

@@ -12,7 +12,7 @@ from async_delivery.domain.event import Event
 from async_delivery.domain.instant import format_instant
 from async_delivery.domain.job import Job
 from async_delivery.domain.notification import Notification
-from async_delivery.domain.result import Result
+from async_delivery.domain.result import Result, result_over
 
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -35,8 +35,8 @@ def http_date(at: datetime) -> bytes:
     ).encode("ascii")
 
 
-def job_links(job: Job) -> dict[str, str]:
-    """Where to go from a job. ``result`` only once there is one, ``retry`` only where it is possible."""
+def job_links(job: Job, now: datetime) -> dict[str, str]:
+    """Where to go from a job. ``result`` only while there is one, ``retry`` only where it is possible."""
     own = f"/analyze/jobs/{job.job_id}"
     links = {
         "self": own,
@@ -45,7 +45,7 @@ def job_links(job: Job) -> dict[str, str]:
         "notifications": f"{own}/notifications",
         "logs": f"{own}/logs",
     }
-    if job.result_id is not None:
+    if job.result_id is not None and not result_over(job, now):
         links["result"] = f"/analyze/results/{job.result_id}"
     if not job.status.terminal:
         links["cancel"] = f"{own}/cancel"
@@ -54,7 +54,7 @@ def job_links(job: Job) -> dict[str, str]:
     return links
 
 
-def job_object(job: Job) -> dict[str, Any]:
+def job_object(job: Job, now: datetime) -> dict[str, Any]:
     """A job as the store has it; what depends on the moment (``eta_seconds``) and its events are added to it."""
     error = job.error
     return {
@@ -92,7 +92,7 @@ def job_object(job: Job) -> dict[str, Any]:
         "timeout_seconds": job.timeout_seconds,
         "results_ttl_seconds": job.results_ttl_seconds,
         "event_seq": job.event_seq,
-        "links": job_links(job),
+        "links": job_links(job, now),
     }
 
 

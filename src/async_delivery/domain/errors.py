@@ -6,7 +6,7 @@ message is one sentence for a person. Failures of a *job* are no errors of the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -38,7 +38,13 @@ class ValidationError(AsyncDeliveryError):
     @classmethod
     def of(cls, field: str, issue: str) -> ValidationError:
         """The common case of one faulty field."""
-        return cls(f"{field}: {issue}", [FieldIssue(field, issue)])
+        return cls.listing([FieldIssue(field, issue)])
+
+    @classmethod
+    def listing(cls, issues: Sequence[FieldIssue]) -> ValidationError:
+        """All that is wrong with a request, at least one thing; the message names the first and counts the others."""
+        more = f" (and {len(issues) - 1} more)" if len(issues) > 1 else ""
+        return cls(f"{issues[0].field}: {issues[0].issue}{more}", issues)
 
 
 class UnauthorizedError(AsyncDeliveryError):

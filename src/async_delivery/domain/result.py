@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from async_delivery.domain.canonical import canonical_json
 from async_delivery.domain.errors import ResultExpiredError, ValidationError
-from async_delivery.domain.job import JobId, ResultId
+from async_delivery.domain.job import Job, JobId, ResultId
 from async_delivery.domain.tenant import OrgId
 
 
@@ -114,6 +114,16 @@ def expired(result: Result, job_ended: bool, now: datetime) -> datetime | None:
     if job_ended and result.expires_at <= now:
         return result.expires_at
     return None
+
+
+def result_over(job: Job, now: datetime) -> bool:
+    """True once nothing of an ended job can be read any more.
+
+    The newest snapshot of a job was made at its end at the latest. Told from the job alone, so that lists can say
+    it too: one that cleanup or its own earlier making ended sooner is not seen here.
+    """
+    ended = job.finished_at if job.status.terminal else None
+    return ended is not None and ended + timedelta(seconds=job.results_ttl_seconds) <= now
 
 
 def project(

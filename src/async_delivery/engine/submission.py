@@ -28,6 +28,7 @@ class Submission:
     The fields of the body are whatever JSON held there: validation says what is wrong with them.
     input             the uploaded file, already kept in the store
     idempotency_key   1..255 characters, checked by the edge
+    faults            what the edge found wrong with the request; it is refused with these and all others at once
     """
 
     analysis: Any = None
@@ -41,6 +42,7 @@ class Submission:
     idempotency_key: str | None = None
     correlation_id: str | None = None
     traceparent: str | None = None
+    faults: tuple[FieldIssue, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class _Check:
 
 def accept(rt: Runtime, org_id: OrgId, asked: Submission) -> Accepted:
     """The job and request for ``asked``, not yet stored. Raises ValidationError listing every fault."""
-    check = _Check()
+    check = _Check(list(asked.faults))
     info = _analysis(rt, check, asked)
     query = _query(check, asked.query)
     labels = _labels(check, asked.labels)
@@ -81,9 +83,7 @@ def accept(rt: Runtime, org_id: OrgId, asked: Submission) -> Accepted:
     if info is not None:
         _input(check, info, asked.input)
     if check.issues or info is None:
-        first = check.issues[0]
-        more = f" (and {len(check.issues) - 1} more)" if len(check.issues) > 1 else ""
-        raise ValidationError(f"{first.field}: {first.issue}{more}", check.issues)
+        raise ValidationError.listing(check.issues)
     now = rt.clock.now()
     job_id = JobId(rt.new_id())
     job = Job(
