@@ -20,7 +20,7 @@ lock = LockFile(path)
 if what == "writer":
     lock.take_writer(10)
 if what == "server":
-    lock.take_server()
+    lock.take_server(path)
 if what == "cleanup":
     CleanupLock(path).__enter__()
 path.with_name("held").touch()
@@ -110,7 +110,7 @@ def test_what_a_killed_process_held_is_free_at_once(path: Path, what: str) -> No
         if what == "writer":
             lock.take_writer(0.01)
         elif what == "server":
-            lock.take_server()
+            lock.take_server(path)
         else:
             with CleanupLock(path):
                 pass
@@ -156,11 +156,11 @@ def work(seconds: float) -> None:
 def test_a_server_lock_names_no_process_that_is_gone(path: Path) -> None:
     path.write_bytes(b'{"pid": "nonsense')
     first, second = LockFile(path), LockFile(path)
-    first.take_server()
+    first.take_server(path)
     path.write_bytes(b"\xff nonsense")
 
     with pytest.raises(StoreBusyError, match="another process"):
-        second.take_server()
+        second.take_server(path)
 
     first.close()
     second.close()

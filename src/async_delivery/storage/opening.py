@@ -47,6 +47,7 @@ def create_store(path: Path, url: str | None = None, *, store_id: str, now: date
         raise StoreFileError(f"{path}: exists already; nothing is created over it")
     _refuse_postgresql(path, database)
     target = sqlite_path(path, database)
+    _refuse_one_for_both(path, target)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -86,6 +87,16 @@ def _refuse_postgresql(path: Path, url: str) -> None:
     if not url.startswith("sqlite:"):
         raise StoreFileError(
             f"{path}: this version keeps its data in SQLite only; name a database sqlite:PATH"
+        )
+
+
+def _refuse_one_for_both(path: Path, target: Path) -> None:
+    """The store file may be neither the database it names nor one of the files SQLite and the locks keep beside it."""
+    real = os.path.realpath(target)
+    if os.path.realpath(path) in {real + suffix for suffix in ("", "-wal", "-shm", "-journal", ".lock")}:
+        raise StoreFileError(
+            f"{path}: the store file cannot be its own database {target} or a file beside that; name another database"
+            f" with --store-url, e.g. {DEFAULT_URL}"
         )
 
 
@@ -139,7 +150,7 @@ def open_store(path: Path, mode: Mode) -> Store:
     lock = LockFile(lock_path(database))
     try:
         if mode is Mode.SERVE:
-            lock.take_server()
+            lock.take_server(database)
             if facts.revision != HEAD:
                 _migrate(database, lock)
         else:

@@ -75,14 +75,21 @@ class SqliteSession:
             # The connection stays: it is the only way to what its log still holds.
             self._lock.release_writer()
             raise
-        if self._connection is not None:
-            self._connection.execute("BEGIN IMMEDIATE")
+        if self._connection is None:
+            self._connect()
         else:
-            self._connection = connect_writer(self._path)
             self._connection.execute("BEGIN IMMEDIATE")
+        return SqliteTransaction(self._open(), TEXTS)
+
+    def _connect(self) -> None:
+        self._connection = connect_writer(self._path)
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
             self._standing.require_opened()
-            self._standing.note_log()
-        return SqliteTransaction(self._connection, TEXTS)
+        except UnavailableError:
+            self.abandon()
+            raise
+        self._standing.note_log()
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:

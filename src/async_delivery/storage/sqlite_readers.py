@@ -15,6 +15,8 @@ from async_delivery.domain.errors import UnavailableError
 from async_delivery.storage.dialects import SQLITE, Texts
 from async_delivery.storage.reading import SqlReader
 from async_delivery.storage.sqlite_files import connect_reader, resting_state, size_of
+from async_delivery.storage.sqlite_trouble import unavailable
+from async_delivery.storage.standing import Standing
 
 T = TypeVar("T")
 
@@ -70,8 +72,8 @@ class Readers:
     may_rest   look at a file that nobody writes without making the log and its index beside it
     """
 
-    def __init__(self, path: Path, *, may_rest: bool) -> None:
-        self._path, self._may_rest = path, may_rest
+    def __init__(self, path: Path, standing: Standing, *, may_rest: bool) -> None:
+        self._path, self._standing, self._may_rest = path, standing, may_rest
         self._local = threading.local()
         self._handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
         self._lock = threading.Lock()
@@ -87,6 +89,7 @@ class Readers:
             return fn(handle.reader)  # a read inside a read sees the same snapshot
         if handle.state is not None:
             return self._read_at_rest(handle, fn)
+        self._standing.require_for_reading()
         return self._read(handle, fn)
 
     def _read(self, handle: _Handle, fn: Callable[[SqliteReader], T]) -> T:
@@ -101,7 +104,7 @@ class Readers:
                 finally:
                     connection.execute("ROLLBACK")
             except sqlite3.DatabaseError as exc:
-                raise UnavailableError(f"the database cannot be read: {exc}") from exc
+                raise unavailable(exc, "cannot be read") from exc
 
     def _read_at_rest(self, handle: _Handle, fn: Callable[[SqliteReader], T]) -> T:
         try:
@@ -124,8 +127,9 @@ class Readers:
             try:
                 handle = _Handle(self._path, may_rest=self._may_rest)
             except (sqlite3.Error, OSError) as exc:
-                raise UnavailableError(f"the database cannot be opened: {exc}") from exc
+                raise unavailable(exc, "cannot be opened") from exc
             self._handles.add(handle)
+        self._standing.require_opened()
         self._local.handle = handle
         return handle
 

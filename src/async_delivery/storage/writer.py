@@ -16,6 +16,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from async_delivery.domain.errors import UnavailableError
+from async_delivery.storage.sqlite_trouble import is_trouble, unavailable
 
 # At 256 the cost of a commit is spread so thin that more would only make the first one wait.
 MAX_FUNCTIONS = 256
@@ -31,7 +32,7 @@ class Session(Protocol):
     def begin(self) -> Any:
         """Take the right to write and open a transaction; returns what functions are given.
 
-        Raises UnavailableError, sqlite3.Error."""
+        Raises UnavailableError having given up the right again, or sqlite3.Error."""
 
     def mark(self, transaction: Any) -> Any:
         """Open a savepoint; returns what ``undo`` needs. Raises sqlite3.Error."""
@@ -115,7 +116,10 @@ class _Batch:
     def run(self, first: Waiting) -> None:
         try:
             transaction = self._session.begin()
-        except (UnavailableError, sqlite3.Error) as exc:
+        except UnavailableError as exc:
+            self._refuse(first, exc)
+            return
+        except sqlite3.Error as exc:
             self._session.abandon()
             self._refuse(first, _unavailable(exc))
             return
@@ -159,10 +163,9 @@ class _Batch:
             session.keep()
         except BaseException as exc:
             if not session.undo(transaction, mark):
-                raise sqlite3.OperationalError(str(exc)) from exc
-            self._failed.append(
-                (future, _unavailable(exc) if isinstance(exc, sqlite3.OperationalError) else exc)
-            )
+                raise exc if isinstance(exc, sqlite3.Error) else sqlite3.OperationalError(str(exc)) from exc
+            own = _unavailable(exc) if is_trouble(exc) else exc
+            self._failed.append((future, own))
         else:
             self._done.append((future, value))
 
@@ -197,8 +200,6 @@ def _uncertain(exc: sqlite3.Error) -> UnavailableError:
 
 
 def _unavailable(exc: BaseException) -> UnavailableError:
-    if isinstance(exc, UnavailableError):
-        return exc
-    error = UnavailableError(f"the database refuses to write: {exc}")
+    error = unavailable(exc, "refuses to write")
     error.__cause__ = exc
     return error
