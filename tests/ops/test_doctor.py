@@ -53,6 +53,7 @@ UUID = "01a209bf-2a68-7b49-af46-81f07e29b37f"
         ("token c9f0f895fb98ab9159f51fd0297e236d", "c9f0f895fb98ab9159f51fd0297e236d"),
         ("value Zm9vYmFyYmF6MTIzNDU2Nzg5MA==", "Zm9vYmFyYmF6MTIzNDU2Nzg5MA"),
         ("value a8Kd93-kLs0_92jdKQ-mzn2A8", "a8Kd93-kLs0_92jdKQ-mzn2A8"),
+        ("password='hunter2 \\", "hunter2"),
         ('body {\\"password\\": \\"hunter2\\"}', "hunter2"),
         ('headers {\\"Authorization\\": \\"Token hunter2\\"}', "hunter2"),
         ("-----BEGIN PRIVATE KEY-----\nMIIB\nVQIB\n-----END PRIVATE KEY-----\nafter", "VQIB"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.desk import STORE_FILE, Desk, by_hand, free_port
-from tests.system.live import COMMAND, run_command
+from tests.system.live import COMMAND, eventually, run_command
 
 # ---------------------------------------------------------------- the classes
 
@@ -117,17 +117,17 @@ def test_a_pause_is_retention_and_so_is_the_run_it_refused_until_one_succeeds(ow
     assert run_command("cleanup", "resume", cwd=own.folder).returncode == 0
     _, resumed = own.triage()
     assert own.smoke("staging", "--live-cleanup").code == 0
-    code, after = own.triage()
+    # The server looks at its store every few seconds, so its signals follow.
+    eventually(lambda: own.triage()[0] == 0, "something is found still")
 
-    assert [each["fault"] for each in paused["findings"]] == ["cleanup_paused", "signal"]
+    assert paused["findings"][0]["fault"] == "cleanup_paused"
     assert {each["error_class"] for each in paused["findings"]} == {"retention"}
     assert why in paused["findings"][0]["text"]
     assert paused["next_step"]["command"] == "async-delivery cleanup resume"
     assert "paused" in live.failed["retention_live"]
     assert resumed["error_class"] == "retention"
-    assert [each["fault"] for each in resumed["findings"]] == ["cleanup_failed", "artefact_bad", "signal"]
+    assert [each["fault"] for each in resumed["findings"]][:2] == ["cleanup_failed", "artefact_bad"]
     assert "ended with exit code 3" in resumed["findings"][0]["text"]
-    assert (code, after["findings"]) == (0, [])
 
 
 def test_a_result_that_expired_is_told_from_one_that_never_was(own: Desk) -> None:

@@ -34,8 +34,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     # Headers, also inside JSON and Python's way to write one: everything up to the end of the value.
     (
         re.compile(
-            r"""(?i)\b((?:proxy-)?authorization|(?:set-)?cookie|x-api-key|x-auth-token|webhook-signature)"""
-            r"""(\\{0,8}["']?\s*[:=,]\s*b?\\{0,8}["']?)(?:[^"'\r\n\\]|\\.)+"""
+            r"""(?is)\b((?:proxy-)?authorization|(?:set-)?cookie|x-api-key|x-auth-token|webhook-signature)"""
+            r"""(\\{0,8}["']?\s*[:=,]\s*b?\\{0,8}["']?)(?:[^"'\r\n\\]|\\(?:.|\Z))+"""
         ),
         rf"\1\2{GONE}",
     ),
@@ -55,8 +55,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
 # "name": "value", name='value', name=value, ?name=value&, and the same as JSON within a string of JSON; also where
 # the end of the value is cut off. Repetitions have a limit: a line of a megabyte must not take minutes.
 _BY_NAME = re.compile(
-    rf"""(?i)({_SUSPECT}[\w.-]{{0,80}}(?:\\{{0,8}}["'])?\s*[:=]\s*)"""
-    r"""(?:\\+"[^"]*(?:"|\Z)|"(?:[^"\\]|\\.)*(?:"|\Z)|'(?:[^'\\]|\\.)*(?:'|\Z)|[^\s,;&"'}\])]+)"""
+    rf"""(?is)({_SUSPECT}[\w.-]{{0,80}}(?:\\{{0,8}}["'])?\s*[:=]\s*)"""
+    r"""(?:\\+"[^"]*(?:"|\Z)|"(?:[^"\\]|\\(?:.|\Z))*(?:"|\Z)|'(?:[^'\\]|\\(?:.|\Z))*(?:'|\Z)|[^\s,;&"'}\])]+)"""
 )
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\Z")
 _WORD = re.compile(r"[A-Za-z0-9+/=_-]{20,}")

@@ -65,9 +65,10 @@ def _named(config_file: str | None) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
+    """A setting's value as JSON has it; what is more than a number or a switch as it would be typed."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return [str(each) for each in value] if isinstance(value, tuple) else str(value)
 
 
 def doctor(

@@ -52,3 +52,8 @@ class Notes:
             "resume it once that is settled",
             "async-delivery cleanup resume",
         )
+
+    def not_paused(self) -> None:
+        """The store knows of no pause: what the server said of one is some seconds old."""
+        self.facts.get("store", {}).pop("cleanup_paused", None)
+        self.findings = [each for each in self.findings if each.fault is not Fault.CLEANUP_PAUSED]

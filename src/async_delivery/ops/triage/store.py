@@ -182,7 +182,9 @@ def _cleanups(seen: _Seen, notes: Notes) -> None:
     for run in seen.runs:
         notes.happened(run.finished_at, f"cleanup by {run.runner} ended with exit code {run.exit_code}")
     pause = seen.pause
-    if pause is not None:
+    if pause is None:
+        notes.not_paused()
+    else:
         notes.paused(format_instant(pause.paused_at), pause.by, pause.why)
         notes.happened(pause.paused_at, f"cleanup paused by {pause.by}: {pause.why}")
     last = seen.runs[0] if seen.runs else None
