@@ -144,7 +144,7 @@ FACTS: Mapping[str, Told] = {
     "cleanup.paused": Told("warning", _given("why", "by"), "An operator paused the cleanups."),
     "cleanup.resumed": Told("info", _given("why", "by"), "The pause, put on with these words, was lifted."),
     "server.started": Told("info", _given("version", "url", "pid"), "The server answers requests."),
-    "server.ended": Told("info", _given("pid"), "The server has stopped in order."),
+    "server.ended": Told("info", _given("pid"), "The server answers no more and winds up."),
     "worker.started": Told(
         "info",
         _given("worker_id", "slots", "rescued", "orphaned_workdirs"),

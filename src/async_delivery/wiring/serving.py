@@ -7,13 +7,14 @@ the HTTP server, then workers, chores and store, so that every answer that was b
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from socket import socket
 from typing import TYPE_CHECKING
 
-from async_delivery import __version__
+from async_delivery import __version__, telemetry
 from async_delivery.domain.analysis import AnalysisInfo
 from async_delivery.domain.errors import StoreFileError, UnavailableError
 from async_delivery.domain.retention import RetentionPolicy
@@ -44,6 +45,7 @@ def serve_forever(settings: Settings, tell: Callable[[str], None]) -> int:
         sock = stack.enter_context(bind(settings.host, settings.port))
         infos = _describe_analyses(settings)
         _check_settings(settings, infos)
+        _trace(settings.otel, stack)
         try:
             return _serve(settings, infos, sock, tell, stack)
         except (StoreFileError, UnavailableError) as exc:
@@ -127,11 +129,26 @@ def _serve(
     stack.callback(observer.attach())
     app = create_app(rt, _api_settings(settings), draining=stopping.is_set, observer=observer)
     drain = _start_workers(rt, settings, supervisor, stopping, stack)
-    listener = Listener(
-        app, sock, stopping=stopping, drain=drain, ready=lambda: tell(_words(settings, infos, url_of(sock)))
-    )
+
+    def ready() -> None:
+        telemetry.emit("server.started", version=__version__, url=url_of(sock), pid=os.getpid())
+        tell(_words(settings, infos, url_of(sock)))
+
+    listener = Listener(app, sock, stopping=stopping, drain=drain, ready=ready)
     listener.serve_forever()
+    telemetry.emit("server.ended", pid=os.getpid())
     return 0
+
+
+def _trace(asked: bool, stack: ExitStack) -> None:
+    from async_delivery.wiring.traces import trace_to_collector
+
+    try:
+        stop = trace_to_collector(asked)
+    except ValueError as exc:
+        raise SettingsError([f"otel: {exc}"]) from exc
+    if stop is not None:
+        stack.callback(stop)
 
 
 def _supervisor(rt: Runtime, settings: Settings) -> Supervisor:
