@@ -22,8 +22,6 @@ PROBE_FRESH_SECONDS = 5.0
 PROBE_TIMEOUT_SECONDS = 5.0
 # Loops turn every second at least, and every attempt's heartbeat within its interval; more means that one hangs.
 MAX_LOOP_AGE_SECONDS = 30.0
-# Below it the next upload or checkpoint may not fit.
-MIN_FREE_BYTES = 64 * 1024 * 1024
 
 
 class WorkerState(Protocol):
@@ -123,12 +121,12 @@ def check_queue(look: Look | None, max_seconds: float) -> Check:
     return Check("queue_drained", waited <= max_seconds, detail)
 
 
-def check_disk(look: Look | None) -> Check:
-    """There is space left where the store is."""
+def check_disk(look: Look | None, min_bytes: int) -> Check:
+    """There is space left where the store is: below ``min_bytes`` the next upload or checkpoint may not fit."""
     if look is None or look.free_bytes is None:
         return Check("disk_space", True, "not known here", required=False)
-    detail = f"{look.free_bytes // 2**20} MiB free, at least {MIN_FREE_BYTES // 2**20} MiB wanted"
-    return Check("disk_space", look.free_bytes >= MIN_FREE_BYTES, detail)
+    detail = f"{look.free_bytes // 2**20} MiB free, at least {min_bytes // 2**20} MiB wanted"
+    return Check("disk_space", look.free_bytes >= min_bytes, detail)
 
 
 def check_pause(look: Look | None) -> Check:

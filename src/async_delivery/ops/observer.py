@@ -32,6 +32,7 @@ class ObserverSettings:
     retention                  the TTLs of this server's own cleanups
     cleanup_interval_seconds   between two scheduled cleanups; 0 if there are none
     max_queued_seconds         how long the oldest queued job may wait while the process counts as ready
+    min_free_bytes             where the store is, for the process to count as ready
     store_folder               for its free space; None where the store is elsewhere
     schema_revision            that this version wants; None to take what there is
     """
@@ -40,6 +41,7 @@ class ObserverSettings:
     retention: RetentionPolicy
     cleanup_interval_seconds: float = 0.0
     max_queued_seconds: float = 900.0
+    min_free_bytes: int = 67_108_864
     store_folder: Path | None = None
     schema_revision: str | None = None
 
@@ -99,7 +101,7 @@ class Observer:
             health.check_worker(self._worker),
             health.check_queue(look, settings.max_queued_seconds),
             health.check_draining(self._draining()),
-            health.check_disk(look),
+            health.check_disk(look, settings.min_free_bytes),
             health.check_pause(look),
         ]
 

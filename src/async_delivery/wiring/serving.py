@@ -182,6 +182,7 @@ def _observer(
         retention=RetentionPolicy(settings.results_ttl_seconds, settings.events_ttl_seconds),
         cleanup_interval_seconds=schedule.longest_gap_seconds(rt.clock.now()),
         max_queued_seconds=settings.ready_max_queued_seconds,
+        min_free_bytes=settings.ready_min_free_bytes,
         store_folder=settings.store_file.parent,
         schema_revision=HEAD,
     )
