@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from async_delivery import telemetry
-from async_delivery.domain.cleanup import Pause, Runner
+from async_delivery.domain.cleanup import Runner
 from async_delivery.domain.errors import UnavailableError
 from async_delivery.domain.retention import ExitCode, RetentionPolicy
 from async_delivery.domain.signal import (
@@ -211,7 +211,7 @@ def test_a_store_that_takes_no_writes_is_not_ready(
 def test_a_paused_cleanup_is_told_and_does_not_make_the_process_unready(
     observer: Observer, rt: Runtime
 ) -> None:
-    cleanups.pause(rt.store, Pause(rt.clock.now(), "looking into it", "kim"))
+    cleanups.pause(rt.store, "looking into it", "kim", rt.clock.now())
 
     assert not checks(observer)["cleanup_not_paused"]
     assert ready(observer.readiness())
