@@ -1,8 +1,12 @@
-"""A connection whose request does not arrive is closed; one whose client waits for its answer is not."""
+"""A connection whose request does not arrive is closed; one whose client waits for its answer is not.
+
+What is no HTTP/1.1 gets the one error body, as long as no answer has begun.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -78,3 +82,51 @@ def test_a_second_head_on_the_connection_has_its_time_after_the_first_answer() -
     got = talk(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 
     assert got.count(b"HTTP/1.1 200 ") == 2
+
+
+POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 100_000 + b"\r\n\r\n", "larger than 65536 bytes"),
+        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", "larger than 65536 bytes"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 20_000 + b"\r\n", "larger than 65536 bytes"),
+        (b"GET / HTTP/1.1\r\n\r\n", "exactly one Host"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "exactly one Host"),
+        (b"GET / HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n", "exactly one Host"),
+        (POST + b"Transfer-Encoding: gzip\r\n\r\nabc", "must be chunked"),
+        (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "must be chunked"),
+        (CHUNKED + b"zz\r\n{}\r\n0\r\n\r\n", "Invalid HTTP request"),
+        (POST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", "Invalid HTTP request"),
+        (b"GET / HTTP/1.1\nHost: x\n\n", "Invalid HTTP request"),
+        (b"\x16\x03\x01\x02\x00", "Invalid HTTP request"),
+    ],
+)
+def test_what_is_no_request_gets_the_one_error_body_and_the_connection_ends(sent: bytes, said: str) -> None:
+    head, _, body = talk(sent).partition(b"\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"connection: close" in head
+    answer = json.loads(body)
+    assert (answer["code"], answer["ok"]) == ("bad_request", False)
+    assert said in answer["message"]
+
+
+def test_a_chunk_that_breaks_later_is_answered_once() -> None:
+    got = talk(CHUNKED, b"2\r\n{}\r\n", b"zz\r\n", pause=PATIENCE / 10)
+
+    assert got.count(b"HTTP/1.1 ") == 1
+    assert got.startswith(b"HTTP/1.1 400 ")
+
+
+def test_an_old_client_needs_no_host() -> None:
+    assert talk(b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_second_request_that_is_none_is_never_put_into_the_answer_of_the_first() -> None:
+    got = talk(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + CHUNKED + b"zz\r\n")
+
+    assert b" 400 " not in got

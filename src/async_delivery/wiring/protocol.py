@@ -1,7 +1,7 @@
-"""HTTP/1.1 on one connection: uvicorn's protocol with a limit on the head of a request, in bytes and in time.
+"""HTTP/1.1 on one connection: uvicorn's protocol, stricter with heads, and with a limit on their bytes and time.
 
 uvicorn itself keeps what it gets of a head for as long as a client cares to send it. What cannot be parsed is
-answered with the same JSON error as everything else.
+answered with the same JSON error as everything else, as long as no answer has begun.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ from async_delivery.engine.runtime import new_id
 
 MAX_HEAD_BYTES = 65_536
 HEAD_SECONDS = 20.0
+_TOO_LARGE = f"the head of the request is larger than {MAX_HEAD_BYTES} bytes"
+
+
+class _Refused(Exception):  # noqa: N818  a signal through the parser, which ends there
+    """The head that has just been parsed is not to be answered by the application."""
 
 
 class HeadLimits(HttpToolsProtocol):
@@ -27,6 +32,7 @@ class HeadLimits(HttpToolsProtocol):
     _chunk_bytes = 0
     _in_head = True
     _head_timer: asyncio.TimerHandle | None = None
+    _refusal: str | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -42,11 +48,15 @@ class HeadLimits(HttpToolsProtocol):
         if self._in_head and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
-                self.send_400_response(f"the head of the request is larger than {MAX_HEAD_BYTES} bytes")
+                self.send_400_response(_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._stop_timer()
+        self._refusal = self._fault_of_head()
+        if self._refusal is not None:
+            # The parser stops at this, and uvicorn calls send_400_response.
+            raise _Refused(self._refusal)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -60,11 +70,15 @@ class HeadLimits(HttpToolsProtocol):
         """One JSON error body, then the end of the connection."""
         cycle: Any = self.cycle
         if cycle is not None and not cycle.response_complete:
-            # An earlier request on this connection is still being answered; nothing may be put into its answer.
-            self.transport.close()
-            return
+            if cycle.response_started or not cycle.more_body or self.pipeline or self._refusal:
+                # An earlier request on this connection is still being answered; nothing may be put into its answer.
+                self.transport.close()
+                return
+            # It is the body of this request that cannot be read. Nothing is sent for it any more but this answer.
+            cycle.disconnected = True
+            cycle.message_event.set()
         call = Call({"headers": [], "method": "GET", "path": "/"}, new_id)
-        answer = error_answer(ValidationError.of("request", msg), call)
+        answer = error_answer(ValidationError.of("request", self._refusal or msg), call)
         headers = [
             *self.server_state.default_headers,
             *answer.headers,
@@ -74,6 +88,24 @@ class HeadLimits(HttpToolsProtocol):
         head = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
         self.transport.write(STATUS_LINE[answer.status] + head + b"\r\n" + b"".join(answer.body))
         self.transport.close()
+
+    def _fault_of_head(self) -> str | None:
+        """What the parser lets pass and HTTP/1.1 does not, or this service does not take."""
+        size, hosts, codings = len(self.url), 0, []
+        for name, value in self.headers:
+            # A head that came in one piece has not been counted before.
+            size += len(name) + len(value) + 4
+            if name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding":
+                codings.append(value.strip(b" \t").lower())
+        if size > MAX_HEAD_BYTES:
+            return _TOO_LARGE
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() != "1.0"):
+            return "there must be exactly one Host header"
+        if codings not in ([], [b"chunked"]):
+            return "Transfer-Encoding must be chunked, or not be sent"
+        return None
 
     def _await_head(self) -> None:
         self._stop_timer()
