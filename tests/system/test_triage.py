@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.desk import STORE_FILE, Desk, by_hand, free_port
-from tests.system.live import COMMAND, eventually, run_command
+from tests.system.live import COMMAND, LiveServer, eventually, run_command
 
 # ---------------------------------------------------------------- the classes
 
@@ -55,17 +55,13 @@ def test_a_notification_row_removed_by_hand_is_notification_read(own: Desk) -> N
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(b"", "the store file is empty"), (b"[1]", "not a store file"), (None, "missing")]
+    ("content", "said"), [(b"", "the store file is empty"), (b"[1]", "not a store file")]
 )
-def test_a_store_that_cannot_be_opened_is_retention_while_the_server_still_reads(
-    own: Desk, content: bytes | None, said: str
+def test_a_store_file_that_cannot_be_read_is_retention_while_the_server_still_reads(
+    own: Desk, content: bytes, said: str
 ) -> None:
     own.ended()
-    if content is None:
-        database = own.server.store_file.with_name("store.v1.sqlite3")
-        database.rename(database.with_suffix(".moved"))
-    else:
-        own.server.store_file.write_bytes(content)
+    own.server.store_file.write_bytes(content)
 
     code, found = own.triage("--store-file", STORE_FILE)
 
@@ -74,6 +70,42 @@ def test_a_store_that_cannot_be_opened_is_retention_while_the_server_still_reads
     assert first["fault"] == "store_unusable"
     assert said in first["text"]
     assert found["next_step"]["command"].startswith("async-delivery store info --store-file")
+
+
+def test_a_database_that_was_taken_away_is_result_read_with_the_store_as_its_cause(own: Desk) -> None:
+    job = own.ended()
+    database = own.server.store_file.with_name("store.v1.sqlite3")
+    database.rename(database.with_suffix(".moved"))
+
+    def reads_fail() -> bool:
+        return own.server.ask("GET", f"/analyze/results/{job['result_id']}").status >= 500
+
+    eventually(reads_fail, "the server reads from a database that is gone")
+    code, found = own.triage()
+
+    assert (code, found["error_class"]) == (1, "result_read")
+    first = found["findings"][0]
+    assert first["fault"] == "store_unusable"
+    assert "its database" in first["text"]
+    assert "is missing" in first["text"]
+    assert "result_read_fails" in [each["fault"] for each in found["findings"]]
+
+
+def test_jobs_that_nobody_takes_are_found_and_are_none_of_the_three_classes(tmp_path: Path) -> None:
+    server = LiveServer(tmp_path, "--no-workers").start()
+    desk = Desk(server, tmp_path, "default-org")
+    try:
+        server.submit(stages=1, stage_seconds=0)
+        with by_hand(desk) as store:
+            store.execute("UPDATE jobs SET queued_at = queued_at - 3600 * 1000000")
+        code, found = desk.triage()
+    finally:
+        server.stop()
+
+    assert (code, found["error_class"]) == (1, "none")
+    faults = {each["fault"]: each["text"] for each in found["findings"]}
+    assert "the oldest queued job has waited for 60 minutes" in faults["queue_stuck"]
+    assert "workers" in found["next_step"]["text"]
 
 
 def test_a_cleanup_with_errors_is_retention_and_is_compared_with_the_last_good_one(
