@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,8 +12,10 @@ import pytest
 from async_delivery import telemetry
 from async_delivery.engine import inputs, runs
 from async_delivery.engine.runtime import Runtime
-from async_delivery.worker.chores import Chore, Chores, prune, prune_chore, rescue_chore
+from async_delivery.worker.chores import Chore, Chores, _Timer, prune, prune_chore, rescue_chore
 from tests.worker.support import ORG, World, eventually
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -82,3 +84,74 @@ def test_a_chore_that_fails_runs_again_and_does_not_hold_up_the_others(
     assert ("chore.failed", "breaks") in [(name, values.get("chore")) for name, values in facts]
     assert ("chore.finished", 1) in [(name, values.get("report")) for name, values in facts]
     assert "chores" not in {thread.name for thread in threading.enumerate()}
+
+
+# ---------------------------------------------------------------- when a chore is due
+def due_in(chore: Chore, now: datetime) -> float:
+    return _Timer(chore, now).seconds_left(now)
+
+
+def nothing(rt: Runtime, now: datetime) -> None:
+    return None
+
+
+def test_without_a_past_the_first_run_is_somewhere_in_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("async_delivery.worker.chores.random.random", lambda: 0.25)
+
+    assert due_in(Chore("c", 3600.0, nothing), NOW) == pytest.approx(900, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("ago", "left"),
+    [
+        (600, 3000),  # a restart does not put it off
+        (3599, 15),
+        (7200, 15),  # overdue: soon, and at another moment than everybody who was started with it
+        (-500, 3600),  # the clock was set back meanwhile
+    ],
+)
+def test_a_restarted_server_counts_from_the_last_run(
+    monkeypatch: pytest.MonkeyPatch, ago: float, left: float
+) -> None:
+    monkeypatch.setattr("async_delivery.worker.chores.random.random", lambda: 15 / 3600)
+    chore = Chore("c", 3600.0, nothing, last_at=NOW - timedelta(seconds=ago))
+
+    assert due_in(chore, NOW) == pytest.approx(left, abs=5)
+
+
+def test_an_overdue_chore_of_a_long_interval_waits_a_minute_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("async_delivery.worker.chores.random.random", lambda: 0.999)
+    chore = Chore("c", 604_800.0, nothing, last_at=NOW - timedelta(days=30))
+
+    assert due_in(chore, NOW) == pytest.approx(60, abs=5)
+
+
+def test_a_chore_with_times_of_its_own_follows_the_wall_clock() -> None:
+    chore = Chore("c", None, nothing, next_after=lambda at: at + timedelta(hours=1))
+    timer = _Timer(chore, NOW)
+
+    assert timer.seconds_left(NOW) == 3600
+    # The clock is set forward past the time: it is due, once.
+    later = NOW + timedelta(hours=5)
+    assert timer.seconds_left(later) < 0
+    timer.begun(later)
+    assert timer.seconds_left(later) == 3600
+
+
+def test_a_chore_with_times_of_its_own_runs_when_its_time_has_come(still: World) -> None:
+    ran: list[datetime] = []
+    chores = Chores(
+        still.rt,
+        [
+            Chore(
+                "c", None, lambda rt, now: ran.append(now), next_after=lambda at: at + timedelta(seconds=0.05)
+            )
+        ],
+        "timed",
+    )
+
+    chores.start()
+    eventually(lambda: len(ran) >= 3, "it does not run")
+    chores.close()
+
+    assert "timed" not in {thread.name for thread in threading.enumerate()}
