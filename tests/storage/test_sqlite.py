@@ -71,7 +71,8 @@ class Anything(dict[str, Any]):
 
 
 PLANS = {
-    "FIND_JOB": ("sqlite_autoindex_jobs_1",),
+    # With the tenant first: the time of a look-up must not tell an unknown id from another tenant's.
+    "FIND_JOB": ("jobs_by_tenant (org_id=? AND job_id=?)",),
     "COUNT_QUEUED": ("jobs_queued_by_tenant",),
     "LOWEST_PLACE": ("jobs_in_line",),
     "LAST_PLACE_OF_TENANT": ("jobs_queued_by_tenant",),
@@ -86,9 +87,9 @@ PLANS = {
     "LIST_LEASED": ("jobs_leased",),
     "RECENT_RUNS": ("attempts_completed",),
     "LIST_EVENTS": ("PRIMARY KEY",),
-    "FIND_RESULT": ("sqlite_autoindex_results", "sqlite_autoindex_jobs_1"),
+    "FIND_RESULT": ("sqlite_autoindex_results_1 (org_id=? AND result_id=?)", "sqlite_autoindex_jobs_1"),
     "NEWEST_RESULT": ("sqlite_autoindex_results",),
-    "FIND_BODY": ("sqlite_autoindex_results", "INTEGER PRIMARY KEY"),
+    "FIND_BODY": ("sqlite_autoindex_results_1 (org_id=? AND result_id=?)", "INTEGER PRIMARY KEY"),
     "LIST_NOTIFICATIONS": ("notifications_of_job",),
     "OLD_RESULTS": ("jobs_with_results", "sqlite_autoindex_results"),
     "OLD_RESULTS_OF_OWN_TTL": ("jobs_with_results", "sqlite_autoindex_results"),

@@ -121,7 +121,9 @@ jobs = Table(
         "held IN (0, 1) AND ttl_requested IN (0, 1) AND results_kept IN (0, 1) AND events_kept IN (0, 1)",
         name="flags",
     ),
-    Index("jobs_by_tenant", "org_id", "job_id"),
+    # Unique, so that a look-up by tenant and id goes this way and not by the id alone: another tenant's id and an
+    # unknown one are then told apart not even by the time it takes.
+    Index("jobs_by_tenant", "org_id", "job_id", unique=True),
     # Listing by status: the completed are the many and found soon, the others would be needles among them.
     Index(
         "jobs_not_completed",
@@ -327,7 +329,8 @@ results = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("sha256", Text, nullable=False),
     Column("deleted_at", BigInteger),
-    UniqueConstraint("result_id"),
+    # Not by the id alone, for the same reason as in jobs.
+    UniqueConstraint("org_id", "result_id"),
     UniqueConstraint("job_id", "result_seq"),
     CheckConstraint("result_kind IN ('partial', 'final')", name="kind"),
     CheckConstraint("result_seq >= 1", name="result_seq"),

@@ -145,7 +145,7 @@ def _create_jobs() -> None:
 
 
 def _index_jobs() -> None:
-    _index("jobs_by_tenant", "jobs", ["org_id", "job_id"])
+    _index("jobs_by_tenant", "jobs", ["org_id", "job_id"], unique=True)
     _index("jobs_not_completed", "jobs", ["org_id", "job_id"], "status <> 'completed'")
     _index("jobs_in_line", "jobs", ["place", "job_id", "org_id"], "place IS NOT NULL")
     _index("jobs_queued_by_tenant", "jobs", ["org_id", "place"], "status = 'queued'")
@@ -271,7 +271,7 @@ def _create_events_and_results() -> None:
         _big("deleted_at", null=True),
         sa.PrimaryKeyConstraint("result_key", name="pk_results"),
         _to_jobs("results"),
-        sa.UniqueConstraint("result_id", name="uq_results_result_id"),
+        sa.UniqueConstraint("org_id", "result_id", name="uq_results_org_id_result_id"),
         sa.UniqueConstraint("job_id", "result_seq", name="uq_results_job_id_result_seq"),
         _check("results_kind", "result_kind IN ('partial', 'final')"),
         _check("results_result_seq", "result_seq >= 1"),
