@@ -277,6 +277,29 @@ class UnpicklableError(Exception):
     __repr__ = __str__
 
 
+@analysis("returns-in-a-fork")
+def returns_in_a_fork(*, how: str, context: Context) -> dict[str, Any]:
+    """Comes back twice, once in a process that it forked."""
+    own = os.fork()
+    for number in range(5):
+        context.partial({"own": own > 0, "number": number}, percent=number)
+        context.progress(10 + number, message="own" if own else "fork")
+    if own == 0 and how == "raises":
+        raise ValueError("in the fork")
+    if own == 0 and how == "late":
+        time.sleep(0.2)
+    if own > 0 and how != "late":
+        _, status = os.waitpid(own, 0)
+        return {"own": True, "fork_ended_with": os.waitstatus_to_exitcode(status)}
+    return {"own": own > 0}
+
+
+@analysis("reports-oddly")
+def reports_oddly(*, context: Context) -> None:
+    """Words that are no text to most of the world."""
+    context.progress(40, stage="half \ud800", message="nul \0")
+
+
 @analysis("raises")
 def raises(*, what: str) -> None:
     """One error of each kind."""
@@ -292,6 +315,10 @@ def raises(*, what: str) -> None:
         raise MemoryError
     if what == "keyboard":
         raise KeyboardInterrupt
+    if what == "odd":
+        raise ValueError("half \ud800 and \0 nul")
+    if what == "own-odd":
+        raise AnalysisError("mine \ud800\0", code="my_own_code")
     raise RuntimeError(what)
 
 

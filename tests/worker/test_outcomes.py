@@ -133,6 +133,8 @@ def test_a_memory_error_that_the_analysis_raises_itself_is_out_of_memory_too(wor
         ("invalid", "invalid_input", "params.what: must be nice"),
         ("own", "my_own_code", "mine"),
         ("keyboard", "analysis_error", "KeyboardInterrupt"),
+        ("odd", "analysis_error", r"ValueError: half \ud800 and \x00 nul"),
+        ("own-odd", "my_own_code", r"mine \ud800\x00"),
     ],
 )
 def test_what_an_analysis_raises_becomes_the_jobs_error(
@@ -144,6 +146,34 @@ def test_what_an_analysis_raises_becomes_the_jobs_error(
     assert words in failed(job)[1]
     assert "\n" not in failed(job)[1]
     assert job.attempt == 1
+
+
+@pytest.mark.parametrize(("how", "code"), [("returns", 0), ("raises", 1)])
+def test_a_fork_that_comes_back_says_nothing_in_the_name_of_the_attempt(
+    world: World, how: str, code: int
+) -> None:
+    for _ in range(5):
+        job = world.run("returns-in-a-fork", how=how)
+
+        assert job.status is JobStatus.COMPLETED, job.error
+        assert world.result(job) == {"own": True, "fork_ended_with": code}
+        assert job.partial_count == 5
+        assert job.message == "own"
+
+
+def test_a_fork_that_comes_back_after_the_end_takes_no_orders_of_the_next_attempt(world: World) -> None:
+    for _ in range(4):
+        job = world.run("returns-in-a-fork", how="late")
+
+        assert world.result(job) == {"own": True}
+        assert job.attempt == 1
+
+
+def test_words_that_have_no_utf8_do_not_take_the_report_with_them(world: World) -> None:
+    job = world.run("reports-oddly")
+
+    assert job.progress_percent == 100
+    assert (job.stage, job.message) == (r"half \ud800", r"nul \x00")
 
 
 def test_the_traceback_is_in_the_log_and_not_in_the_error(world: World) -> None:

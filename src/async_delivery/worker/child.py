@@ -26,7 +26,7 @@ from async_delivery.domain.errors import NotSerializableError
 from async_delivery.domain.failure import MESSAGE_LIMIT, FailureCode
 from async_delivery.plugins import AnalysisError, CancelRequested, PluginError, describe, load
 from async_delivery.worker import processes
-from async_delivery.worker.context import ChildContext, Line
+from async_delivery.worker.context import ChildContext, Line, encodable
 from async_delivery.worker.frames import Tag, receive, split
 
 EXIT_BROKEN = 70  # the child could not be set up; EX_SOFTWARE
@@ -131,6 +131,9 @@ def _serve(line: Line, cancel_flag: mmap.mmap, output: int) -> None:
             _flush_output()
             os._exit(_exit_code(exc))
         _flush_output()
+        if not context.is_own_process:
+            # The analysis forked, and this is the fork, which came back: it may neither answer nor take orders.
+            os._exit(0 if tag is Tag.RESULT else 1)
         context.close()
         line.send(tag, payload)
         del context, payload
@@ -192,7 +195,7 @@ def _say(exc: BaseException) -> str:
 def _error(code: str, message: Any, *, again: bool = False, retry_after: Any = None) -> tuple[Tag, bytes]:
     document: dict[str, Any] = {
         "code": str(code),
-        "message": str(message)[:MESSAGE_LIMIT],
+        "message": encodable(str(message)[:MESSAGE_LIMIT]),
         "again": bool(again),
     }
     if retry_after is not None:

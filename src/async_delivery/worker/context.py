@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import socket
 import struct
 import threading
@@ -50,6 +51,7 @@ class ChildContext:
         self._workdir = Path(order["workdir"])
         self._deadline = monotonic() + order["timeout_seconds"]
         self._lock = threading.Lock()
+        self._pid = os.getpid()
         self._over = False
         file = order["input"]
         self._input = (
@@ -133,7 +135,15 @@ class ChildContext:
         with self._lock:
             self._over = True
 
+    @property
+    def is_own_process(self) -> bool:
+        """False in a process that the analysis has forked from the child: that one makes no part of the attempt."""
+        return os.getpid() == self._pid
+
     def _send(self, tag: Tag, payload: bytes) -> None:
+        # Two processes on one socket would mix their frames. Before the lock, which a fork may have copied locked.
+        if not self.is_own_process:
+            return
         with self._lock:
             if self._over:
                 raise RuntimeError("this attempt is over; its context takes no more words")
@@ -144,13 +154,18 @@ class ChildContext:
             raise CancelRequested
 
 
+def encodable(text: str) -> str:
+    """``text`` with half surrogates spelled out: they have no UTF-8, and the parent would not take the frame."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _words(percent: float | None, stage: str | None, message: str | None) -> dict[str, Any]:
     """What is set, checked and cut to length."""
     words: dict[str, Any] = {}
     if percent is not None:
         words["percent"] = check_percent(percent)
     if stage is not None:
-        words["stage"] = str(stage)[:MAX_STAGE_CHARS]
+        words["stage"] = encodable(str(stage)[:MAX_STAGE_CHARS])
     if message is not None:
-        words["message"] = str(message)[:MAX_MESSAGE_CHARS]
+        words["message"] = encodable(str(message)[:MAX_MESSAGE_CHARS])
     return words

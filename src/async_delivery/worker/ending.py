@@ -18,6 +18,7 @@ from async_delivery.domain.result import SealedBody, seal_bytes
 from async_delivery.worker.attempt import StopReason
 from async_delivery.worker.forkserver import ExitStatus
 from async_delivery.worker.limits import MAX_PARTIALS_PER_JOB, TOO_MANY_PARTIALS
+from async_delivery.worker.output import clean
 from async_delivery.worker.processes import signal_name
 
 _MIB = 2**20
@@ -100,6 +101,7 @@ def of_error(payload: bytes, info: AnalysisInfo) -> Ending:
         code = FailureCode.ANALYSIS_ERROR.value
     if not isinstance(message, str) or not message:
         message = "the analysis failed and gave no reason"
+    message = clean(message.encode())
     again = said.get("again") is True
     if isinstance(after, bool) or not isinstance(after, int | float) or after < 0:
         after = None
