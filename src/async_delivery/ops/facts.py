@@ -163,12 +163,20 @@ FACTS: Mapping[str, Told] = {
         "A process for the attempts of an analysis runs.",
     ),
     "child.ended": Told("debug", _given("analysis", "reason", "attempts", "dead"), "Such a process ended."),
-    "claim.failed": Told("warning", _given("error"), "A worker could not ask the store for jobs."),
+    "claim.failed": Told(
+        "warning",
+        _given("error", "count"),
+        "A worker could not ask the store for jobs: so often since this was told last, at most once a minute.",
+    ),
     "fork.failed": Told("warning", _given("error"), "No process could be started for an attempt."),
     "slot.failed": Told(
         "error", _given("job_id", "error"), "A fault of the service itself broke an attempt off."
     ),
-    "heartbeat.failed": Told("warning", _given("error"), "Leases could not be renewed; tried again at once."),
+    "heartbeat.failed": Told(
+        "warning",
+        _given("error", "count"),
+        "Leases could not be renewed, so often since this was told last; tried again at once.",
+    ),
     "workdir.kept": Told("warning", _given("path"), "The folder of an attempt could not be removed."),
     "chore.finished": Told("debug", {**_given("chore"), "seconds": _seconds}, "A chore ran."),
     "chore.failed": Told(

@@ -1,6 +1,6 @@
 """The pulse of a worker: one thread that renews the leases of all its attempts, whatever their children do.
 
-Imports engine, telemetry and domain.
+Imports engine and domain.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import threading
 from time import monotonic
 
-from async_delivery import telemetry
 from async_delivery.domain.errors import UnavailableError
 from async_delivery.engine import runs
 from async_delivery.engine.runtime import Runtime
 from async_delivery.worker.attempt import StopReason
+from async_delivery.worker.complaints import Complaints
 from async_delivery.worker.roster import Roster
 from async_delivery.worker.settle import give_back
 
@@ -27,6 +27,7 @@ class Heartbeat:
         self._worker_id = worker_id
         self._roster = roster
         self._stopping = threading.Event()
+        self._failed = Complaints("heartbeat.failed")
         self.turned_at = monotonic()
 
     def run(self) -> None:
@@ -38,7 +39,7 @@ class Heartbeat:
             try:
                 pause = interval if self.beat() else retry
             except Exception as exc:  # noqa: BLE001  without a pulse every attempt would be lost for one fault
-                telemetry.emit("heartbeat.failed", error=repr(exc))
+                self._failed.tell(repr(exc))
                 pause = retry
             self.turned_at = monotonic()
 
@@ -58,7 +59,7 @@ class Heartbeat:
                 self._rt, self._worker_id, {job_id: attempt.fence for job_id, attempt in attempts.items()}
             )
         except UnavailableError as exc:
-            telemetry.emit("heartbeat.failed", error=exc.message)
+            self._failed.tell(exc.message)
             return False
         for renewal in renewals:
             attempt = attempts[renewal.job_id]

@@ -24,6 +24,7 @@ from async_delivery.engine.runtime import Runtime
 from async_delivery.worker import processes
 from async_delivery.worker.attempt import Attempt, Waker
 from async_delivery.worker.bell import Bell, Wake
+from async_delivery.worker.complaints import Complaints
 from async_delivery.worker.dialogue import Dialogue, ServingChild
 from async_delivery.worker.ending import Ending, EndKind, failed
 from async_delivery.worker.forkserver import ForkError, ForkServer
@@ -54,6 +55,7 @@ class Floor:
     roster: Roster
     draining: threading.Event
     claims: Sequence[str] | None  # names of analyses; None: all
+    claim_failed: Complaints
 
 
 class Slot:
@@ -114,7 +116,7 @@ class Slot:
         try:
             claimed = runs.claim(self._rt, floor.worker_id, 1, floor.claims)
         except UnavailableError as exc:
-            telemetry.emit("claim.failed", error=exc.message)
+            floor.claim_failed.tell(exc.message)
             floor.draining.wait(_TROUBLE_PAUSE_SECONDS)
             return None
         return Attempt(claimed[0], asked_at + self._rt.policy.lease_seconds, self._waker) if claimed else None

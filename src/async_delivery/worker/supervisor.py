@@ -12,6 +12,7 @@ from async_delivery.engine.rescue import rescue
 from async_delivery.engine.runtime import Runtime
 from async_delivery.worker import forkserver
 from async_delivery.worker.bell import Bell
+from async_delivery.worker.complaints import Complaints
 from async_delivery.worker.heartbeat import Heartbeat
 from async_delivery.worker.limits import WorkerSettings
 from async_delivery.worker.roster import Roster
@@ -74,6 +75,7 @@ class Supervisor:
             roster=self._roster,
             draining=self._draining,
             claims=self._claims(),
+            claim_failed=Complaints("claim.failed"),
         )
         self._slots = [Slot(floor) for _ in range(self._settings.slots)]
         self._threads = [
