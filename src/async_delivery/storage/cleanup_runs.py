@@ -108,7 +108,7 @@ def set_pause(tx: SqlReader, wanted: Pause | None) -> None:
     if wanted is None:
         tx.run(DELETE_FACT, {"the_name": _PAUSE})
         return
-    said = {"paused_at": format_instant(wanted.paused_at), "why": wanted.why, "by": wanted.by}
+    said = {"paused_at": wanted.paused_at.isoformat(), "why": wanted.why, "by": wanted.by}
     _put_fact(tx, _PAUSE, cells.to_json_text(said))
 
 
