@@ -205,7 +205,7 @@ def _resume(settings: Settings, as_json: bool) -> int:
 
 def _show_pause(settings: Settings, pause: Pause | None, words: str, as_json: bool) -> None:
     if as_json:
-        emit_json({"store_file": str(settings.store_file), "cleanup_paused": pause and pause.to_json()})
+        emit_json({"store_file": str(settings.store_file), "cleanup_pause": pause and pause.to_json()})
     else:
         say(words)
 

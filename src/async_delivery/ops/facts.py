@@ -139,7 +139,12 @@ FACTS: Mapping[str, Told] = {
         lambda values: "error" if int(values["report"].exit_code) else None,
     ),
     "cleanup.refused": Told(
-        "warning", _given("runner", "exit_code", "error"), "A cleanup was refused, and nothing was touched."
+        "warning", _given("runner", "exit_code", "error"), "A cleanup was refused, and nothing was deleted."
+    ),
+    "cleanup.skipped": Told(
+        "info",
+        _given("reason", "why", "by"),
+        "The server's own cleanup gave way: cleanups are `paused`, or another one is `busy`.",
     ),
     "cleanup.paused": Told("warning", _given("why", "by"), "An operator paused the cleanups."),
     "cleanup.resumed": Told("info", _given("why", "by"), "The pause, put on with these words, was lifted."),
