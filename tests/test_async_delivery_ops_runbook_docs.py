@@ -17,6 +17,7 @@ from async_delivery.domain.signal import (
     SPIKE_FACTOR,
     SignalSpec,
 )
+from async_delivery.domain.smoke import PROD, STAGING
 from tests.docs.expectations import PARTS
 from tests.docs.pages import ROOT, code, fences, read, rows, without_fences
 from tests.docs.runbook import PAGES, SHELLS, Operator, bullets, parts, sections, titled
@@ -38,16 +39,6 @@ SECTIONS = {
     "Incident-Triage (Kurzablauf)": "Incident triage (in short)",
     "Nachweis / Regression": "Evidence / regression",
 }
-STAGING = (
-    *("health", "job_terminal", "job_result_id", "permalink_latest", "notification_in_app"),
-    *("retention_dry_run", "retention_live", "retention_idempotent"),
-)
-PROD = (
-    *("staging_green", "status_read", "result_read", "notifications_read", "retention_dry_run"),
-    *("maintenance_window", "retention_live", "health_after", "permalink_5xx_after", "artefact_plausible"),
-)
-
-
 MONITORING = {"de": "Monitoring", "en": "Minimum monitoring"}
 SMOKE = {"de": "Smoke-Checkliste", "en": "Smoke checklist"}
 

@@ -9,9 +9,9 @@ import pytest
 
 from async_delivery.domain.job import JobStatus
 from async_delivery.domain.signal import WITHOUT_IN_APP
-from tests.docs.expectations import ended_jobs
 from tests.docs.pages import code, rows, without_fences
 from tests.docs.runbook import ORG, PAGES, Operator, titled
+from tests.docs.runbook_checks import ended_jobs
 
 PREREQUISITES, STATUS = "Voraussetzungen", "2) "
 MONITORING = {"de": "Monitoring", "en": "Minimum monitoring"}

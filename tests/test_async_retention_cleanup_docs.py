@@ -14,9 +14,9 @@ from async_delivery.domain.retention import (
     DEFAULT_RESULTS_TTL_SECONDS,
     ExitCode,
 )
-from tests.docs.expectations import a_running_job, is_whole, with_ttls_of_zero
 from tests.docs.pages import code, read, without_fences
 from tests.docs.runbook import ORG, PAGES, Operator, titled
+from tests.docs.runbook_checks import a_running_job, is_whole, with_ttls_of_zero
 
 PREREQUISITES, DRY_RUN, LIVE = "Voraussetzungen", "3) ", "4) "
 COUNTS = {"delete_count", "kept_count", "skipped_missing_timestamp"}
@@ -87,3 +87,19 @@ def test_each_exit_code_means_what_the_page_says(operator: Operator) -> None:
     assert refused.exit_code == elsewhere.exit_code == ExitCode.REFUSED
     assert "Traceback" not in refused.stderr + elsewhere.stderr
     assert operator.ask(f"/analyze/results/{operator.result_id}").status == 200
+
+
+@pytest.mark.slow
+def test_a_pause_holds_for_live_runs_until_it_is_lifted(operator: Operator) -> None:
+    dry, live = operator.follow_section("de", DRY_RUN), operator.follow_section("de", LIVE)
+    assert operator.run('async-delivery cleanup pause --why "the tests want it"').exit_code == 0
+
+    paused = operator.run(with_ttls_of_zero(live.text))
+
+    assert paused.exit_code == ExitCode.BUSY
+    assert "the tests want it" in paused.stderr
+    assert operator.ask(f"/analyze/results/{operator.result_id}").status == 200
+    assert operator.run(with_ttls_of_zero(dry.text)).exit_code == 0
+    assert operator.run("async-delivery cleanup resume").exit_code == 0
+    assert operator.run(with_ttls_of_zero(live.text)).exit_code == 0
+    assert operator.ask(f"/analyze/results/{operator.result_id}").status == 410
