@@ -190,6 +190,23 @@ def test_a_queue_that_nobody_drains_is_not_ready(observer: Observer, rt: Runtime
     assert checks(observer)["queue_drained"]
 
 
+def test_without_a_limit_a_long_queue_is_told_and_does_no_harm(
+    rt: Runtime, clock: FakeClock, tmp_path: Path
+) -> None:
+    settings = ObserverSettings(
+        version="1.2.3", retention=POLICY, store_folder=tmp_path, max_queued_seconds=0.0
+    )
+    observer = Observer(rt, settings, worker=Worker, draining=lambda: False)
+    submitted(rt)
+    clock.advance(seconds=86_400)
+
+    (check,) = [check for check in observer.readiness() if check.name == "queue_drained"]
+
+    assert check.ok
+    assert "86400 s" in check.detail
+    assert not check.required
+
+
 def test_a_worker_whose_loop_hangs_is_not_ready(observer: Observer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Worker, "loop_age_seconds", 31.0)
 

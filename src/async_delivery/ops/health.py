@@ -113,10 +113,13 @@ def check_worker(state: Callable[[], WorkerState] | None) -> Check:
 
 
 def check_queue(look: Look | None, max_seconds: float) -> Check:
-    """The job that waits longest has not waited too long: somebody drains the queue."""
+    """The job that waits longest has not waited too long: somebody drains the queue. 0 is no limit."""
     if look is None:
         return Check("queue_drained", False, "the store cannot be read")
     waited = look.oldest_queued_seconds()
+    if not max_seconds:
+        detail = f"the oldest queued job has waited {waited:.0f} s; no limit is set"
+        return Check("queue_drained", True, detail, required=False)
     detail = f"the oldest queued job has waited {waited:.0f} s, at most {max_seconds:g} s are fine"
     return Check("queue_drained", waited <= max_seconds, detail)
 
