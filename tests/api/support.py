@@ -20,8 +20,10 @@ import uvicorn
 from async_delivery.api.app import ApiSettings, create_app
 from async_delivery.domain.job import Job, JobId
 from async_delivery.domain.result import seal
+from async_delivery.domain.retention import RetentionPolicy
 from async_delivery.engine import jobs, runs
 from async_delivery.engine.runtime import Runtime
+from async_delivery.ops.observer import Observer, ObserverSettings
 from async_delivery.storage.contract import JobFilter
 from tests.engine.support import ALPHA, claimed, completed, published, submitted
 
@@ -33,13 +35,21 @@ ASYNC = {"options": {"async_mode": {"requested": True}}}
 NOBODYS = "00000000-0000-7000-8000-000000000000"
 
 
+def observing(rt: Runtime) -> Observer:
+    """An observer of a process without workers."""
+    told = ObserverSettings(version="1.2.3", retention=RetentionPolicy())
+    return Observer(rt, told, worker=None, draining=lambda: False)
+
+
 class Web:
     """The application without a server. Every call runs to its end before it returns."""
 
     def __init__(self, rt: Runtime, **settings: Any) -> None:
         self.rt = rt
         self.draining = False
-        self.app = create_app(rt, replace(SETTINGS, **settings), draining=lambda: self.draining)
+        self.app = create_app(
+            rt, replace(SETTINGS, **settings), observing(rt), draining=lambda: self.draining
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -200,7 +210,7 @@ def read_answer(connection: socket.socket, *, method: str = "GET") -> Raw:
 @contextmanager
 def serving(rt: Runtime, **settings: Any) -> Iterator[Server]:
     """Serve over HTTP on a free port of this machine until the block ends."""
-    app = create_app(rt, replace(SETTINGS, **settings))
+    app = create_app(rt, replace(SETTINGS, **settings), observing(rt))
     config = uvicorn.Config(
         app, log_config=None, access_log=False, proxy_headers=False, timeout_graceful_shutdown=1
     )

@@ -88,16 +88,16 @@ ROUTES = (
 def create_app(
     rt: Runtime,
     settings: ApiSettings,
+    observer: Observer,
     *,
     draining: Callable[[], bool] = lambda: False,
-    observer: Observer | None = None,
 ) -> Edge:
     """The application over ``rt``. Raises ValueError for settings that make no sense.
 
     draining   True once the server is about to stop: new jobs are refused then, reads go on
-    observer   answers /metrics, /ops/signals and /health/ready, which are 404 without one
+    observer   answers /metrics, /ops/signals and /health/ready
     """
-    api = Api(rt, settings, draining, observer)
+    api = Api(rt, settings, observer, draining)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -77,8 +77,8 @@ class Api:
         self,
         rt: Runtime,
         settings: ApiSettings,
+        observer: Observer,
         draining: Callable[[], bool],
-        observer: Observer | None = None,
     ) -> None:
         """Raises ValueError for settings that make no sense."""
         self.rt = rt

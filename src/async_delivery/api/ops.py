@@ -6,30 +6,21 @@ from fastapi import Request
 from starlette.responses import Response
 
 from async_delivery.api.context import Here
-from async_delivery.domain.errors import NotFoundError
 from async_delivery.ops.health import ready
 from async_delivery.ops.metrics import CONTENT_TYPE
-from async_delivery.ops.observer import Observer
-
-
-def _observer(here: Here) -> Observer:
-    observer = here.api.observer
-    if observer is None:
-        raise NotFoundError("route")
-    return observer
 
 
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     here = Here(request)
-    body = await here.api.run(_observer(here).expose)
+    body = await here.api.run(here.api.observer.expose)
     return Response(body, headers={"content-type": CONTENT_TYPE, "cache-control": "no-store"})
 
 
 async def signals(request: Request) -> Response:
     """The five signals of the runbook, with their levels and thresholds."""
     here = Here(request)
-    observer = _observer(here)
+    observer = here.api.observer
     found = await here.api.run(observer.signals)
     pause = await here.api.run(observer.pause)
     return here.json(
@@ -43,7 +34,7 @@ async def signals(request: Request) -> Response:
 async def health_ready(request: Request) -> Response:
     """200 if this process can do its work, else 503; the body lists every check."""
     here = Here(request)
-    checks = await here.api.run(_observer(here).readiness)
+    checks = await here.api.run(here.api.observer.readiness)
     well = ready(checks)
     return here.json(
         {"ok": well, "checks": [check.to_json() for check in checks]}, status=200 if well else 503

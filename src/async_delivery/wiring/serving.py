@@ -127,7 +127,7 @@ def _serve(
     supervisor = None if settings.no_workers else _supervisor(rt, settings)
     observer = _observer(rt, settings, supervisor, stopping.is_set)
     stack.callback(observer.attach())
-    app = create_app(rt, _api_settings(settings), draining=stopping.is_set, observer=observer)
+    app = create_app(rt, _api_settings(settings), observer, draining=stopping.is_set)
     drain = _start_workers(rt, settings, supervisor, stopping, stack)
 
     def ready() -> None:
