@@ -163,6 +163,10 @@ def test_every_signal_has_its_alerts_with_the_hint_of_the_code() -> None:
     assert told == wanted
 
 
+def test_the_queue_is_critical_from_where_the_server_is_not_ready() -> None:
+    assert alerts()["AsyncQueueOldestCritical"]["expr"].endswith(f"> {Settings().ready_max_queued_seconds:g}")
+
+
 # ---------------------------------------------------------------- the same names as in the docs
 
 
