@@ -15,6 +15,7 @@ from async_delivery.domain.signal import (
     RESULTS_DELETE_COUNT,
     SPECS,
     SPIKE_FACTOR,
+    SignalExit,
     SignalSpec,
 )
 from async_delivery.domain.smoke import PROD, STAGING
@@ -186,6 +187,15 @@ def test_a_signals_window_is_in_its_row(language: str) -> None:
             span = re.search(r"_(\d+)m$", name)
             assert span is None or int(span[1]) * 60 == spec.window_seconds
             assert (spec.window_seconds == BASELINE_SECONDS) is ("7d" in row[2])
+
+
+@LANGUAGES
+def test_the_page_tells_every_exit_code_of_the_signals(language: str) -> None:
+    (line,) = [
+        each for each in titled(language, MONITORING[language]).text.split("\n") if each.startswith("Exit")
+    ]
+
+    assert [int(each) for each in code(line)] == sorted(SignalExit)
 
 
 def test_the_english_hints_are_those_that_the_service_gives() -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from tests.docs.runbook import Operator
 from tests.docs.runbook_checks import (
+    access_log_gives_its_signals,
     another_tenant_gets_404_and_learns_nothing,
     bundle_keeps_secrets,
     dry_run_artefact_has_its_counts,
@@ -110,6 +111,16 @@ PARTS: tuple[tuple[Expectation, ...], ...] = (
             "jedes Signal der Tabelle steht mit seiner Stufe in der Ausgabe",
             "every signal of the table is in the output with its level",
             every_signal_is_told,
+        ),
+    ),
+    (
+        Expectation("Exit `0`", "exit `0`", exits_as_said),
+        Expectation(
+            "`async_result_permalink_http_5xx_rate_5m` und `async_result_permalink_p95_ms_15m`"
+            " stehen mit Wert in der Ausgabe",
+            "`async_result_permalink_http_5xx_rate_5m` and `async_result_permalink_p95_ms_15m`"
+            " are in the output with a value",
+            access_log_gives_its_signals,
         ),
     ),
     (

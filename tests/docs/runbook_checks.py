@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from async_delivery.domain.retention import ExitCode
-from async_delivery.domain.signal import SPECS, Level
+from async_delivery.domain.signal import HTTP_5XX_RATE, P95_MS, SPECS, Level
 from async_delivery.domain.smoke import PROD, STAGING
 from tests.docs.runbook import ARTEFACTS, ORG, STORE_FILE, Operator, Ran
 from tests.system.live import eventually
@@ -215,6 +215,15 @@ def every_signal_is_told(operator: Operator) -> None:
     for spec in SPECS:
         (line,) = [line for line in told.split("\n") if spec.name in line]
         assert {level.value for level in Level} & set(line.split()), line
+
+
+def access_log_gives_its_signals(operator: Operator) -> None:
+    values = {
+        line.split()[0]: line.split()[1] for line in operator.last.stdout.split("\n") if "async_" in line
+    }
+    assert list(values) == [HTTP_5XX_RATE.name, P95_MS.name]
+    assert float(values[HTTP_5XX_RATE.name]) == 0
+    assert 0 < float(values[P95_MS.name]) < 1200
 
 
 # ---------------------------------------------------------------- smoke
