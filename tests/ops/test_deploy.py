@@ -15,7 +15,7 @@ import pytest
 from cronsim import CronSim
 
 from async_delivery.domain.retention import ExitCode
-from async_delivery.settings import Settings
+from async_delivery.settings import BY_NAME, Settings
 from tests.docs.pages import ROOT
 from tests.system.live import DEADLINE_SECONDS, LiveServer, eventually
 
@@ -145,6 +145,12 @@ def test_cron_runs_the_same_cleanup_once_a_night(at_rest: Path) -> None:
 
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert json.loads((at_rest / "artifacts/async/retention-cron.json").read_text())["dry_run"] is False
+
+
+def test_timer_and_cron_name_the_setting_that_makes_room_for_them() -> None:
+    for path in (ROOT / "deploy/systemd/async-delivery-cleanup.service", CRON):
+        named = re.findall(r"\((\w+) = \"off\"\)", path.read_text())
+        assert [BY_NAME[name].parse("off").is_off for name in named] == [True]
 
 
 def test_timer_cron_and_runbook_clean_up_by_the_same_rule() -> None:
