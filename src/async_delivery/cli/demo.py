@@ -76,6 +76,7 @@ def _play(folder: Path) -> None:
 def _server(folder: Path) -> Iterator[str]:
     """A real server process; its address. Stopped at the end, and that must go well too."""
     command = [*PROGRAM, "serve", "--port", "0", "--store-file", str(folder / "store.v1.json")]
+    command += ["--log-level", "warning"]
     server = subprocess.Popen(
         command, cwd=folder, env=_environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )

@@ -157,7 +157,7 @@ FACTS: Mapping[str, Told] = {
     ),
     "worker.ended": Told("info", _given("worker_id"), "A worker takes no more jobs."),
     "forkserver.started": Told(
-        "info",
+        "debug",
         {**_given("pid", "again"), "seconds": _seconds},
         "The process that children come from runs; at level warning if the one before it died.",
         lambda values: "warning" if values.get("again") else None,
