@@ -7,6 +7,8 @@ import random
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from time import sleep
 
@@ -14,6 +16,7 @@ import pytest
 
 from async_delivery.domain.errors import UnavailableError
 from async_delivery.domain.job import JobId, JobStatus, ResultId
+from async_delivery.engine.retention import cleanup_retention
 from async_delivery.storage.contract import JobFilter, Store
 from async_delivery.storage.opening import Mode, open_store
 from tests.contract.support import ALPHA, House
@@ -125,14 +128,16 @@ def test_a_full_disk_refuses_writes_keeps_what_was_acknowledged_and_recovers(sma
     ballast.write_bytes(b"x" * (1 << 20))
     new_store_file(small_disk)
     house = House(opened(small_disk))
-    kept, refused = [], 0
+    kept, refused, said = [], 0, ""
 
     while refused < 5:
         try:
             kept.append(house.completed(payload="x" * 20_000))
-        except UnavailableError:
+        except UnavailableError as exc:
             refused += 1
+            said = exc.message
         assert len(kept) < 1000
+    assert f"free some space on the file system {small_disk}, then try again" in said
     assert [house.stored(job) for job in kept] == kept
 
     ballast.unlink()
@@ -144,6 +149,28 @@ def test_a_full_disk_refuses_writes_keeps_what_was_acknowledged_and_recovers(sma
     again = House(opened(small_disk))
     assert [again.stored(job) for job in [*kept, later]] == [*kept, later]
     again.store.close()
+
+
+def test_a_cleanup_on_a_full_disk_says_in_its_report_what_helps(small_disk: Path) -> None:
+    new_store_file(small_disk)
+    house = House(opened(small_disk))
+    for _ in range(5):
+        house.completed(payload="x" * 20_000)
+    with (small_disk / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+        while True:
+            ballast.write(b"x" * 4096)
+
+    report = cleanup_retention(
+        house.store, results_ttl_seconds=0, events_ttl_seconds=0, now=house.now + timedelta(days=1)
+    )
+
+    assert report.results.delete_count == 0
+    assert f"free some space on the file system {small_disk}, then try again" in report.errors[0]
+    (small_disk / "ballast").unlink()
+    assert not cleanup_retention(
+        house.store, results_ttl_seconds=0, events_ttl_seconds=0, now=house.now + timedelta(days=1)
+    ).errors
+    house.store.close()
 
 
 LIMITED = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -99,6 +100,21 @@ def test_what_the_removed_log_held_is_saved_by_an_orderly_end(tmp_path: Path) ->
     assert again.stored(job) == job
     assert again.violations() == []
     again.store.close()
+
+
+def test_nothing_is_acknowledged_once_the_database_was_cut_off(tmp_path: Path) -> None:
+    house = House(sqlite_store(tmp_path))
+    house.submit()
+    size = database_of(tmp_path).stat().st_size
+
+    os.truncate(database_of(tmp_path), 8192)
+
+    with pytest.raises(UnavailableError, match=r"cut off .* store check"):
+        house.submit()
+    os.truncate(database_of(tmp_path), size - 4096)
+    with pytest.raises(UnavailableError, match="cut off"):
+        house.submit()
+    house.store.close()
 
 
 def read_one(store: Store) -> int:

@@ -7,11 +7,13 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,9 @@ def test_one_line_says_where_it_answers_once_it_does(tmp_path: Path) -> None:
             assert client.recv(64).startswith(b"HTTP/1.1 200")
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE_SECONDS) == 0
-        assert process.stderr.read() == ""
+        rest = [json.loads(line) for line in process.stderr]
+        assert {"server.started", "server.ended"} <= {record["event"] for record in rest}
+        assert {record["level"] for record in rest} == {"info"}
 
 
 def test_a_first_start_makes_the_store_and_a_second_one_keeps_it(server: LiveServer) -> None:
@@ -238,6 +242,70 @@ def test_a_store_file_that_is_none_is_refused_and_left_alone(tmp_path: Path, tex
     assert len(done.stderr.splitlines()) == 1
     assert file.read_text() == text
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_server_whose_lock_file_was_removed_accepts_nothing_and_lets_no_second_start(
+    server: LiveServer,
+) -> None:
+    server.start()
+    assert server.process
+    job_id = server.submit(stages=0)
+    server.ended(job_id)
+    body = {"analysis": "selftest", "params": {"stages": 0}}
+    (server.store_file.parent / "store.v1.sqlite3.lock").unlink()
+
+    answer = server.ask("POST", "/analyze", body, headers={"Prefer": "respond-async"})
+    second = refused(server.folder)
+
+    assert answer.status == 503
+    assert answer.json()["code"] == "unavailable"
+    assert int(answer.headers["retry-after"]) > 0
+    assert second.returncode == 1
+    assert f"process {server.process.pid} on this machine" in second.stderr
+    assert server.ask("GET", "/health").status == 200
+    assert server.job(job_id)["status"] == "completed"
+
+
+def test_a_server_whose_database_was_deleted_accepts_nothing(server: LiveServer) -> None:
+    server.start()
+    job_id = server.submit(stages=0)
+    server.ended(job_id)
+    body = {"analysis": "selftest", "params": {"stages": 0}}
+    for path in server.store_file.parent.glob("store.v1.sqlite3*"):
+        if path.suffix != ".lock":
+            path.unlink()
+
+    answer = server.ask("POST", "/analyze", body, headers={"Prefer": "respond-async"})
+
+    assert answer.status == 503
+    assert "is gone" in answer.json()["message"]
+    assert server.ask("GET", "/health").status == 200
+    eventually(
+        lambda: server.ask("GET", f"/analyze/jobs/{job_id}").status == 503, "reads go on from a deleted file"
+    )
+    eventually(lambda: "writing is refused: " in server.log(), "the log does not say it")
+    assert server.log().count("writing is refused: ") == 1
+
+
+def test_a_damaged_database_is_refused_at_the_start_in_one_sentence(server: LiveServer) -> None:
+    server.start()
+    server.ended(server.submit(stages=0))
+    server.stop()
+    database = server.store_file.parent / "store.v1.sqlite3"
+    with closing(sqlite3.connect(database)) as connection:
+        (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+        pages = connection.execute("SELECT rootpage FROM sqlite_master WHERE tbl_name = 'jobs'").fetchall()
+    with database.open("r+b") as file:
+        for (page,) in pages:
+            file.seek((page - 1) * page_bytes)
+            file.write(b"\xff" * 64)
+
+    done = refused(server.folder)
+
+    assert done.returncode == 1
+    assert "is damaged" in done.stderr
+    assert "store check" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_store_whose_database_is_gone_is_refused_and_not_made_anew(server: LiveServer) -> None:

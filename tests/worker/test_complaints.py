@@ -16,7 +16,7 @@ def test_a_trouble_of_every_second_is_told_once_a_minute_with_its_number() -> No
     detach = telemetry.attach(hear)
     complaints = Complaints("claim.failed")
 
-    for second in range(0, int(2 * TELL_EVERY_SECONDS) + 1):
+    for second in range(int(2 * TELL_EVERY_SECONDS) + 1):
         complaints.tell(f"no room at {second}", now=1000.0 + second)
 
     detach()

@@ -22,6 +22,7 @@ from async_delivery.storage.locks import CleanupLock, LockFile
 from async_delivery.storage.sqlite_files import BUSY_SECONDS, connect_writer, lock_path
 from async_delivery.storage.sqlite_info import DURABILITY, describe
 from async_delivery.storage.sqlite_readers import TEXTS, Readers, SqliteReader
+from async_delivery.storage.sqlite_trouble import unavailable
 from async_delivery.storage.standing import Standing
 from async_delivery.storage.writer import Writer
 from async_delivery.storage.writing import SqlTransaction
@@ -128,6 +129,9 @@ class SqliteSession:
             with suppress(sqlite3.Error):
                 connection.close()
         self._lock.release_writer()
+
+    def explain(self, exc: BaseException) -> UnavailableError:
+        return unavailable(exc, "refuses to write", self._path)
 
     def tell(self, transaction: SqliteTransaction) -> None:
         for signal in transaction.signals:

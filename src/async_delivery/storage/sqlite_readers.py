@@ -104,7 +104,7 @@ class Readers:
                 finally:
                     connection.execute("ROLLBACK")
             except sqlite3.DatabaseError as exc:
-                raise unavailable(exc, "cannot be read") from exc
+                raise unavailable(exc, "cannot be read", self._path) from exc
 
     def _read_at_rest(self, handle: _Handle, fn: Callable[[SqliteReader], T]) -> T:
         try:
@@ -127,7 +127,7 @@ class Readers:
             try:
                 handle = _Handle(self._path, may_rest=self._may_rest)
             except (sqlite3.Error, OSError) as exc:
-                raise unavailable(exc, "cannot be opened") from exc
+                raise unavailable(exc, "cannot be opened", self._path) from exc
             self._handles.add(handle)
         self._standing.require_opened()
         self._local.handle = handle

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from pathlib import Path
 
 from async_delivery.domain.errors import UnavailableError
 
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-_FULL = frozenset({sqlite3.SQLITE_FULL})
+# What SQLite says when a disk is full: of the file itself, or of the log and its index beside it.
+_MAYBE_FULL = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
+_NO_ROOM_BYTES = 1 << 16
 
 
 def _code(exc: BaseException) -> int:
@@ -27,13 +31,36 @@ def is_damage(exc: BaseException) -> bool:
     return _code(exc) in _DAMAGED
 
 
-def unavailable(exc: BaseException, what: str) -> UnavailableError:
-    """What callers hear. ``what`` completes "the database ..."."""
+def unavailable(exc: BaseException, what: str, path: Path) -> UnavailableError:
+    """What callers hear of trouble with the database ``path``. ``what`` completes "the database ..."."""
     if is_damage(exc):
         return UnavailableError(
-            f"the database is damaged ({exc}): stop the server, see what is wrong with: async-delivery store check,"
-            " and restore it from a backup"
+            f"the database {path} is damaged ({exc}): stop the server, see what is wrong with: async-delivery store"
+            " check, and restore it from a backup"
         )
-    if _code(exc) in _FULL:
-        return UnavailableError(f"the database {what}: {exc}; free some space on its file system")
+    if is_full(exc, path):
+        return UnavailableError(
+            f"the database {what}: {exc}; free some space on {_file_system(path)}, then try again"
+        )
     return UnavailableError(f"the database {what}: {exc}")
+
+
+def is_full(exc: BaseException, path: Path) -> bool:
+    """True if it failed for want of room on the file system of ``path``."""
+    if _code(exc) == sqlite3.SQLITE_FULL:
+        return True
+    if _code(exc) not in _MAYBE_FULL:
+        return False
+    try:
+        found = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < _NO_ROOM_BYTES
+
+
+def _file_system(path: Path) -> str:
+    """Where the file system of ``path`` is mounted."""
+    folder = Path(os.path.realpath(path.parent))
+    while not os.path.ismount(folder) and folder != folder.parent:
+        folder = folder.parent
+    return f"the file system {folder}"

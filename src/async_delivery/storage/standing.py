@@ -24,11 +24,15 @@ Identity = tuple[int, int]
 
 def identity(path: Path) -> Identity | None:
     """What the file at ``path`` is recognised by (device and inode); None where none can be reached."""
+    found = _look(path)
+    return None if found is None else (found.st_dev, found.st_ino)
+
+
+def _look(path: Path) -> os.stat_result | None:
     try:
-        found = os.stat(path)
+        return os.stat(path)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
 
 
 class Standing:
@@ -38,6 +42,7 @@ class Standing:
         """lock   path of the lock file and the identity of the one that is held; None for one who only reads"""
         self._database = database
         self._opened = identity(database)
+        self._size_bytes = 0
         self._lock = lock
         self._wal = database.with_name(database.name + "-wal")
         self._wal_opened: Identity | None = None
@@ -83,8 +88,15 @@ class Standing:
             self._tell(fault)
 
     def _fault_of_database(self) -> str | None:
-        found = identity(self._database)
-        if found is not None and found == self._opened:
+        found = _look(self._database)
+        if found is not None and (found.st_dev, found.st_ino) == self._opened:
+            # No statement of ours shrinks the file, so whoever has done that has cut it off or written over it.
+            if found.st_size < self._size_bytes:
+                return (
+                    f"the database {self._database} was cut off or written over while it was open: stop this process,"
+                    " see what is wrong with: async-delivery store check, and restore it from a backup"
+                )
+            self._size_bytes = found.st_size
             return None
         what = "is gone" if found is None else "was replaced by another file"
         return (

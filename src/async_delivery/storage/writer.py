@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from async_delivery.domain.errors import UnavailableError
-from async_delivery.storage.sqlite_trouble import is_trouble, unavailable
+from async_delivery.storage.sqlite_trouble import is_trouble
 
 # At 256 the cost of a commit is spread so thin that more would only make the first one wait.
 MAX_FUNCTIONS = 256
@@ -48,6 +48,9 @@ class Session(Protocol):
 
     def abandon(self) -> None:
         """Roll back whatever is open, drop the connection, give up the right to write."""
+
+    def explain(self, exc: BaseException) -> UnavailableError:
+        """What callers hear of an error of the database."""
 
     def tell(self, transaction: Any) -> None:
         """Tell subscribers of what was committed."""
@@ -121,7 +124,7 @@ class _Batch:
             return
         except sqlite3.Error as exc:
             self._session.abandon()
-            self._refuse(first, _unavailable(exc))
+            self._refuse(first, self._unavailable(exc))
             return
         committing = False
         try:
@@ -131,7 +134,7 @@ class _Batch:
         except sqlite3.Error as exc:
             # The whole transaction is gone (disk full, I/O error): nothing in it may be acknowledged.
             self._session.abandon()
-            self._lose(_uncertain(exc) if committing else _unavailable(exc))
+            self._lose(self._uncertain(exc) if committing else self._unavailable(exc))
             return
         for future, value in self._done:
             future.set_result(value)
@@ -164,7 +167,7 @@ class _Batch:
         except BaseException as exc:
             if not session.undo(transaction, mark):
                 raise exc if isinstance(exc, sqlite3.Error) else sqlite3.OperationalError(str(exc)) from exc
-            own = _unavailable(exc) if is_trouble(exc) else exc
+            own = self._unavailable(exc) if is_trouble(exc) else exc
             self._failed.append((future, own))
         else:
             self._done.append((future, value))
@@ -188,18 +191,16 @@ class _Batch:
                 return
         self.ended = True
 
+    def _unavailable(self, exc: BaseException) -> UnavailableError:
+        error = self._session.explain(exc)
+        error.__cause__ = exc
+        return error
 
-def _uncertain(exc: sqlite3.Error) -> UnavailableError:
-    if getattr(exc, "sqlite_errorname", "").startswith("SQLITE_FULL"):
-        return _unavailable(exc)  # there was no room for the commit, so it is not there
-    error = UnavailableError(
-        f"the database failed to commit: {exc}; whether the change was kept is not known"
-    )
-    error.__cause__ = exc
-    return error
-
-
-def _unavailable(exc: BaseException) -> UnavailableError:
-    error = unavailable(exc, "refuses to write")
-    error.__cause__ = exc
-    return error
+    def _uncertain(self, exc: sqlite3.Error) -> UnavailableError:
+        if getattr(exc, "sqlite_errorname", "").startswith("SQLITE_FULL"):
+            return self._unavailable(exc)  # there was no room for the commit, so it is not there
+        error = UnavailableError(
+            f"the database failed to commit: {exc}; whether the change was kept is not known"
+        )
+        error.__cause__ = exc
+        return error
