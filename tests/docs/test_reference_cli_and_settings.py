@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from async_delivery.cli import app
+from async_delivery.cli import app, process
 from async_delivery.domain.retention import ExitCode, RetentionPolicy, RetentionReport, SectionCount
 from async_delivery.settings import (
     BASE_URL_VARIABLE,
@@ -163,7 +163,7 @@ def test_the_exit_codes_are_the_ones_that_are_used() -> None:
         if row[0].isdigit()
     }
 
-    assert listed == {app.DONE, app.FAILED, app.WRONG_USAGE, app.INTERRUPTED, app.PIPE_CLOSED}
+    assert listed == {app.DONE, app.FAILED, app.WRONG_USAGE, process.INTERRUPTED, app.PIPE_CLOSED}
     assert cleanup == {int(exit_code) for exit_code in ExitCode}
 
 
