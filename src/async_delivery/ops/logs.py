@@ -34,10 +34,11 @@ _MAX_TEXT = 2_000
 _MAX_ITEMS = 200
 
 # Beyond what JSON escapes: DEL and C1 (terminals obey some), separators of lines and paragraphs (some readers end a
-# line there), marks that turn or hide text (bidi, zero width, byte order mark, tags), and halves of pairs.
+# line there), all marks of format (bidi, zero width, byte order mark, tags), and halves of pairs.
 _UNSAFE = (
-    "\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
-    "\U000e0000-\U000e0fff"
+    "\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890-\u0891\u08e2\u180e\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001345f"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
 _IN_JSON = re.compile(f"[{_UNSAFE}]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -85,9 +86,9 @@ class Log:
             return
         self._backlog.put((time.time_ns(), name, values), urgent=bool(urgent))
 
-    def close(self) -> bool:
-        """Write what waits, for some seconds at most. False if it could not all be written."""
-        return self._backlog.close(CLOSE_SECONDS)
+    def close(self, seconds: float = CLOSE_SECONDS) -> bool:
+        """Write what waits, for so many seconds at most. False if it could not all be written."""
+        return self._backlog.close(seconds)
 
     def _write(self, entries: list[Entry]) -> None:
         lost = self._backlog.dropped - self._told_dropped

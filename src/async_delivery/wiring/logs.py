@@ -48,6 +48,9 @@ def _take_over_logging(log: Log, level: str, stack: ExitStack) -> None:
     logging.captureWarnings(True)
     # What clients get wrong on the wire is theirs to hear, and they do: each has its 400.
     logging.getLogger("uvicorn.error").setLevel(logging.DEBUG if level == "debug" else logging.ERROR)
+    # A client's own line has the whole address, and with it whatever stands in its query.
+    for name in ("httpcore2", "httpx2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # Libraries' own news are not this service's.
     for name in ("alembic", "asyncio", "opentelemetry", "urllib3"):
         logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
