@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from async_delivery.cli.follow import finish, report_end
-from async_delivery.cli.options import SECONDS, client_options, json_option, open_client
+from async_delivery.cli.options import (
+    SECONDS,
+    TEXT,
+    WORD,
+    client_options,
+    json_option,
+    labels_of,
+    open_client,
+)
 from async_delivery.cli.output import clean, emit_json, emit_table, say
 from async_delivery.cli.progress import follower, stage_of
 from async_delivery.domain.job import JobStatus
@@ -22,7 +30,7 @@ _patience = click.option(
 
 
 @click.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", type=WORD, metavar="JOB")
 @_patience
 @json_option
 @client_options
@@ -35,7 +43,7 @@ def wait(job_id: str, timeout: float | None, as_json: bool, base_url: str | None
 
 
 @click.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", type=WORD, metavar="JOB")
 @_patience
 @json_option
 @client_options
@@ -83,9 +91,14 @@ def _print_event(client: Client, event: Event, *, as_json: bool) -> None:
     multiple=True,
     help="Only jobs in this state (may be repeated).",
 )
-@click.option("--analysis", metavar="NAME", help="Only jobs of this analysis.")
+@click.option("--analysis", type=WORD, metavar="NAME", help="Only jobs of this analysis.")
 @click.option(
-    "--label", "labels", metavar="K=V", multiple=True, help="Only jobs with this label (may be repeated)."
+    "--label",
+    "labels",
+    type=TEXT,
+    metavar="K=V",
+    multiple=True,
+    help="Only jobs with this label (may be repeated).",
 )
 @click.option(
     "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="At most so many."
@@ -102,7 +115,7 @@ def jobs(
     org: str | None,
 ) -> int:
     """List your jobs, newest first."""
-    where = dict(label.partition("=")[::2] for label in labels)
+    where = labels_of(labels)
     found: list[Job] = []
     cursor = None
     with open_client(base_url, org) as client:
@@ -142,8 +155,8 @@ def jobs(
 
 
 @click.command()
-@click.argument("job_id", metavar="JOB")
-@click.option("--reason", metavar="TEXT", help="Why, for the job's record.")
+@click.argument("job_id", type=WORD, metavar="JOB")
+@click.option("--reason", type=TEXT, metavar="TEXT", help="Why, for the job's record.")
 @json_option
 @client_options
 def cancel(job_id: str, reason: str | None, as_json: bool, base_url: str | None, org: str | None) -> int:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from async_delivery.client import Client
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+_MAX_URL = 2_000
+_MAX_SHOWN = 200  # characters of what was typed
 DEFAULT_BASE_URL = "http://127.0.0.1:8080"
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text for people.")
@@ -74,11 +76,13 @@ def client_options(command: Command) -> Command:
     """--base-url and --org. The command gets them as ``base_url`` and ``org``."""
     command = click.option(
         "--org",
+        type=WORD,
         metavar="ORG_ID",
         help=f"Tenant to act as (X-Org-Id); {ORG_VARIABLE} otherwise.  [default: {DEFAULT_ORG}]",
     )(command)
     return click.option(
         "--base-url",
+        type=WORD,
         metavar="URL",
         help=f"Where the server is; {BASE_URL_VARIABLE} otherwise.  [default: {DEFAULT_BASE_URL}]",
     )(command)
@@ -98,11 +102,19 @@ def server_address(base_url: str | None) -> str:
     url = base_url or os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        usable = (
+            parts.scheme in {"http", "https"}
+            and bool(parts.hostname)
+            and parts.port != 0
+            and len(url) <= _MAX_URL
+            # urlsplit drops line breaks and tabs; and paths are put behind the URL.
+            and not any(char.isspace() or not char.isprintable() or char in "?#" for char in url)
+        )
     except ValueError:
         usable = False
     if not usable:
-        raise click.UsageError(f"{source}: {url!r} is not a URL such as {DEFAULT_BASE_URL}")
+        shown = url if len(url) <= _MAX_SHOWN else f"{url[:_MAX_SHOWN]}…"
+        raise click.UsageError(f"{source}: {shown!r} is not a URL such as {DEFAULT_BASE_URL}")
     return url
 
 
@@ -117,16 +129,52 @@ def tenant(org: str | None) -> str | None:
     return org_id
 
 
+def labels_of(given: Iterable[str]) -> dict[str, str]:
+    """The labels of several --label. Raises UsageError."""
+    labels: dict[str, str] = {}
+    for text in given:
+        key, mark, value = text.partition("=")
+        if not mark or not key:
+            raise click.UsageError(f"--label: {text!r} is not of the form K=V")
+        if key in labels:
+            raise click.UsageError(f"--label: {key} is given twice")
+        labels[key] = value
+    return labels
+
+
+class _Text(click.ParamType[str]):
+    """Text that can be sent: the shell passes on any bytes."""
+
+    name = "text"
+
+    def __init__(self, *, empty: bool) -> None:
+        self._empty = empty
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if not text and not self._empty:
+            self.fail("must not be empty", param, ctx)
+        if any("\ud800" <= char <= "\udfff" for char in text):
+            self.fail("holds bytes that are no text; it must be UTF-8", param, ctx)
+        return text
+
+
 class _Seconds(click.ParamType[float]):
     """A duration, as seconds."""
 
     name = "duration"
 
+    def __init__(self, *, zero: bool) -> None:
+        self._zero = zero
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
-            return parse_duration(str(value))
+            seconds = parse_duration(str(value))
         except ValueError as exc:
             self.fail(str(exc), param, ctx)
+        if seconds == 0 and not self._zero:
+            self.fail("must be longer than 0", param, ctx)
+        return seconds
 
 
 class _WholeSeconds(click.ParamType[int]):
@@ -141,5 +189,6 @@ class _WholeSeconds(click.ParamType[int]):
             self.fail(str(exc), param, ctx)
 
 
-SECONDS = _Seconds()
+TEXT, WORD = _Text(empty=True), _Text(empty=False)
+SECONDS, SOME_SECONDS = _Seconds(zero=True), _Seconds(zero=False)
 WHOLE_SECONDS = _WholeSeconds()

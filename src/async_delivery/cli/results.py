@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from async_delivery.cli.options import client_options, json_option, open_client
+from async_delivery.cli.options import WORD, client_options, json_option, open_client
 from async_delivery.cli.output import Failed, clean, emit_json, emit_table, say, write_file
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("wanted", metavar="RESULT_OR_JOB")
+@click.argument("wanted", type=WORD, metavar="RESULT_OR_JOB")
 @click.option(
     "--view",
     type=click.Choice(["latest", "requested"]),

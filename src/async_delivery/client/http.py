@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -94,17 +95,21 @@ class Client:
         request: Mapping[str, Any],
         file: Path,
         *,
+        filename: str | None = None,
         idempotency_key: str | None = None,
         sent: Callable[[int], None] = lambda _bytes: None,
     ) -> Submitted:
         """``submit`` with an upload, streamed from disk; ``sent`` hears how many bytes were read so far.
+
+        filename   what the server is told it is called; its own name where None
 
         Raises OSError if the file cannot be read.
         """
         with Told(file, sent) as stream:
             parts = {
                 "request": (None, json.dumps(request).encode(), "application/json"),
-                "file": (file.name, stream),
+                # A name may hold bytes that are no text.
+                "file": (os.fsencode(filename or file.name).decode("utf-8", "replace"), stream),
             }
             headers = self._submission_headers(idempotency_key)
             return self._submitted(self._send("POST", "/analyze", files=parts, headers=headers))
