@@ -9,6 +9,15 @@ import sys
 
 def main() -> None:
     """The program ``async-delivery``."""
+    from async_delivery.cli.process import INTERRUPTED, interruptible, prepare, uninterruptible
+
+    prepare()
     from async_delivery.cli.app import run
 
-    sys.exit(run(sys.argv[1:]))
+    try:
+        interruptible()
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # before the command or after it
+        code = INTERRUPTED
+    uninterruptible()
+    sys.exit(code)

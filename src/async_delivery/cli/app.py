@@ -6,6 +6,7 @@ expect. ``cleanup`` has its own meaning of 2 and 3, see ``cli.retention``.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from async_delivery.cli.analyses import analyses
 from async_delivery.cli.doctor import doctor
 from async_delivery.cli.jobs import cancel, jobs, wait, watch
 from async_delivery.cli.output import Failed, say
+from async_delivery.cli.process import INTERRUPTED, silence
 from async_delivery.cli.results import result
 from async_delivery.cli.retention import cleanup
 from async_delivery.cli.serve import serve
@@ -30,7 +32,9 @@ from async_delivery.settings import SettingsError
 
 PROGRAM = "async-delivery"
 COMPLETION_VARIABLE = "_ASYNC_DELIVERY_COMPLETE"
-DONE, FAILED, WRONG_USAGE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
+DONE, FAILED, WRONG_USAGE, PIPE_CLOSED = 0, 1, 2, 141
+
+_CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -66,8 +70,13 @@ def run(args: Sequence[str]) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         # What is still buffered has no reader; without this the interpreter would complain on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
+        silence(sys.stderr)
         return PIPE_CLOSED
+    except OSError as exc:  # all others are told where they come up
+        silence(sys.stdout)
+        say(f"{PROGRAM}: cannot write the output: {exc.strerror}")
+        return FAILED
     return code
 
 
@@ -99,7 +108,7 @@ def _run(args: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except Exception as exc:  # people get a line; whoever looks for the fault gets it with python -X dev
-        if sys.flags.dev_mode:
+        if sys.flags.dev_mode or _is_of_output(exc):
             raise
         return _unexpected(exc)
     return done if isinstance(done, int) else DONE
@@ -116,6 +125,11 @@ def _invoke(args: Sequence[str]) -> object:
             return cli.invoke(ctx)
     except click.exceptions.Exit as exc:
         return exc.exit_code
+
+
+def _is_of_output(exc: Exception) -> bool:
+    # Files that commands open have names; the standard ones have none.
+    return isinstance(exc, OSError) and exc.filename is None and exc.errno in _CANNOT_WRITE
 
 
 def _unexpected(exc: Exception) -> int:

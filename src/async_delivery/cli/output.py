@@ -6,7 +6,9 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from async_delivery.cli.process import silence
 
 
 class Failed(Exception):  # noqa: N818  carries an exit code out of a command; nothing is wrong with the program
@@ -24,7 +26,19 @@ def clean(text: object) -> str:
 
 def say(message: object) -> None:
     """One line for a person, on stderr."""
-    print(clean(message), file=sys.stderr, flush=True)
+    put(sys.stderr, f"{clean(message)}\n")
+
+
+def put(stream: TextIO, text: str) -> None:
+    """Write ``text`` at once. What cannot take it, such as a full disk, is written to no more: it only tells how
+    things go. Raises BrokenPipeError."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:
+        silence(stream)
 
 
 def emit_json(value: Any) -> None:

@@ -8,7 +8,7 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
-from async_delivery.cli.output import clean
+from async_delivery.cli.output import clean, put
 
 if TYPE_CHECKING:
     from async_delivery.client import Job
@@ -78,7 +78,7 @@ class _Lines(_Silent):
             self._last = line
 
     def note(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        put(self._stream, f"{line}\n")
 
 
 class _Bar(_Silent):
