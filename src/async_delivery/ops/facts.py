@@ -79,7 +79,6 @@ _OF_A_JOB: Mapping[str, Pick] = {
 _ENDED: Mapping[str, Pick] = {
     **_OF_A_JOB,
     "result_id": _job(lambda job: job.result_id),
-    "error_code": _job(lambda job: job.error.code if job.error else None),
     "seconds": _job(_since_submit),
 }
 
@@ -112,7 +111,9 @@ FACTS: Mapping[str, Told] = {
     "job.erased": Told("info", _given("job_id", "org_id"), "An ended job was deleted by its tenant."),
     "attempt.started": Told("debug", _OF_A_JOB, "A worker began to execute a job."),
     "attempt.failed": Told(
-        "info", _ENDED, "An attempt ended in an error; `status` tells whether the job will be tried again."
+        "info",
+        {**_ENDED, "error_code": _job(lambda job: job.error.code if job.error else None)},
+        "An attempt ended in an error; `status` tells whether the job will be tried again.",
     ),
     "attempt.released": Told("info", _OF_A_JOB, "A worker that stops gave a job back."),
     "attempt.lost": Told("warning", _OF_A_JOB, "A job was taken back from a worker that died."),

@@ -336,7 +336,7 @@ SETTINGS: tuple[Setting, ...] = (
         "otel",
         "true/false",
         parse_switch,
-        "Send traces with OpenTelemetry, set up by its own OTEL_ variables. Needs the extra otel.",
+        "Send traces with OpenTelemetry, as OTEL_EXPORTER_OTLP_ENDPOINT does by itself. Needs the extra otel.",
         switch=True,
     ),
 )
