@@ -25,6 +25,7 @@ from async_delivery.engine import jobs, runs
 from async_delivery.engine.runtime import Runtime
 from async_delivery.ops.observer import Observer, ObserverSettings
 from async_delivery.storage.contract import JobFilter
+from async_delivery.wiring.protocol import HeadLimits
 from tests.engine.support import ALPHA, claimed, completed, published, submitted
 
 SETTINGS = ApiSettings(version="1.2.3", max_body_bytes=100_000, max_upload_bytes=5_000_000)
@@ -212,7 +213,12 @@ def serving(rt: Runtime, **settings: Any) -> Iterator[Server]:
     """Serve over HTTP on a free port of this machine until the block ends."""
     app = create_app(rt, replace(SETTINGS, **settings), observing(rt))
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, proxy_headers=False, timeout_graceful_shutdown=1
+        app,
+        http=HeadLimits,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
     listener = socket.socket()

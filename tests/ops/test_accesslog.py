@@ -206,8 +206,8 @@ def test_memory_does_not_grow_with_the_log() -> None:
 
 
 def test_the_reader_knows_what_the_server_writes() -> None:
+    from async_delivery.ops.answers import PERMALINK_ROUTE as COUNTED
     from async_delivery.ops.logs import structured
-    from async_delivery.ops.metrics import PERMALINK_ROUTE as COUNTED
 
     line = structured("json").info(
         "http.answered", ts="2026-03-01T12:00:00.000Z", level="info", route=COUNTED, status=500, ms=2.5

@@ -52,7 +52,9 @@ def test_each_count_walks_a_small_index(house: House, tmp_path: Path, name: str)
     assert len([step for step in steps if step.startswith(("SCAN", "SEARCH"))]) == 1
 
 
-def test_jobs_without_a_record_are_looked_for_by_their_own_notifications(house: House, tmp_path: Path) -> None:
+def test_jobs_without_a_record_are_looked_for_by_their_own_notifications(
+    house: House, tmp_path: Path
+) -> None:
     with closing(connect_reader(database_of(tmp_path))) as connection:
         text = compile_text(stock.COUNT_NOT_TOLD, SQLITE)
         steps = [str(row[3]) for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", Anything())]

@@ -18,7 +18,7 @@ import orjson
 
 from async_delivery import telemetry
 from async_delivery.ops.backlog import Backlog
-from async_delivery.ops.facts import DROPPED, FACTS, MESSAGE, Told
+from async_delivery.ops.facts import DROPPED, FACTS, MESSAGE, REQUEST, Told
 from async_delivery.ops.scrub import scrub_text
 from async_delivery.ops.sink import Sink
 from async_delivery.ops.stacks import one_error, story, without_input
@@ -32,6 +32,7 @@ LEVELS: Mapping[str, int] = {
 CLOSE_SECONDS = 5.0
 _MAX_TEXT = 2_000
 _MAX_ITEMS = 200
+_MAX_PARTS = 1_000
 
 # Beyond what JSON escapes: DEL and C1 (terminals obey some), separators of lines and paragraphs (some readers end a
 # line there), all marks of format (bidi, zero width, byte order mark, tags), and halves of pairs.
@@ -62,6 +63,7 @@ class Log:
         self._sink = sink
         self._form = form
         self._told_dropped = 0
+        self._requests = RequestLines()
         self._structured: Any = None
         # Settled by one look-up: what is not in here is not told at this level. True: without delay.
         self._heard = {
@@ -102,15 +104,21 @@ class Log:
             telemetry.emit(DROPPED, count=lost)
 
     def _line(self, at_ns: int, name: str, values: Mapping[str, Any]) -> bytes:
+        if name == REQUEST and self._form == "json" and (made := self._requests.line(at_ns, values)):
+            return made
         told = FACTS.get(name, _NAMELESS)
         level = values["level"] if name == MESSAGE else told.level
         if told.worse is not None:
             level = told.worse(values) or level
             if LEVELS[level] < self._lowest:
                 return b""
+        fields = {key: value for key, pick in told.fields.items() if (value := pick(values)) is not None}
+        if self._form == "json" and _FREE.isdisjoint(fields):
+            # Nothing to clean: the line is what structlog would make of it, at a fifth of the cost. There is one for
+            # each request.
+            return json_line({"ts": _instant(at_ns), "level": level, "event": name, **fields})
         if self._structured is None:
             self._structured = structured(self._form)
-        fields = {key: value for key, pick in told.fields.items() if (value := pick(values)) is not None}
         line: bytes = getattr(self._structured, level)(name, ts=_instant(at_ns), level=level, **fields)
         return line
 
@@ -226,15 +234,62 @@ def _sayable(value: Any) -> Any:
     return _kind(value)
 
 
-_second: tuple[int, str] = (0, "1970-01-01T00:00:00")
+class RequestLines:
+    """The JSON line of an answered request, put together from parts that come again and again.
+
+    There is one for each request, so it must cost next to nothing. What is unusual is left to the general way, which
+    makes the same line.
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[str, str, int, str], tuple[str, str, str]] = {}
+
+    def line(self, at_ns: int, values: Mapping[str, Any]) -> bytes | None:
+        """The line; None where the general way is to make it."""
+        request_id, correlation_id = values["request_id"], values["correlation_id"] or ""
+        ids = request_id + correlation_id
+        if (
+            values["job"] is not None
+            or not (ids.isascii() and ids.isprintable())
+            or '"' in ids
+            or "\\" in ids
+        ):
+            return None
+        key = (values["route"], values["method"], values["status"], values["org_id"])
+        parts = self._parts.get(key)
+        if parts is None:
+            parts = self._new_parts(*key)
+        correlated = f'","correlation_id":"{correlation_id}' if correlation_id else ""
+        head, middle, end = parts
+        ms = 1000 * values["seconds"]
+        return f'{{"ts":"{_instant(at_ns)}{head}{request_id}{correlated}",{middle}{ms:.3f}{end}'.encode()
+
+    def _new_parts(self, route: str, method: str, status: int, org_id: str) -> tuple[str, str, str]:
+        if len(self._parts) >= _MAX_PARTS:
+            self._parts.clear()
+        middle = json_line({"route": route or "unmatched", "method": method, "status": status}).decode()
+        end = json_line({"org_id": org_id}).decode()
+        head = f'","level":"{FACTS[REQUEST].level}","event":"{REQUEST}","request_id":"'
+        parts = self._parts[route, method, status, org_id] = (
+            head,
+            middle[1:-2] + ',"ms":',
+            "," + end[1:],
+        )
+        return parts
+
+
+_lately: tuple[int, int, str, str] = (-1, -1, "", "")
 
 
 def _instant(at_ns: int) -> str:
-    """RFC 3339 in UTC with milliseconds. Lines come in bursts of one second, whose text is kept."""
-    global _second  # noqa: PLW0603  one pair, replaced whole
-    seconds, rest = divmod(at_ns, 1_000_000_000)
-    known, text = _second
-    if seconds != known:
-        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-        _second = (seconds, text)
-    return f"{text}.{rest // 1_000_000:03d}Z"
+    """RFC 3339 in UTC with milliseconds. Lines come in bursts; the text of the last millisecond is kept."""
+    global _lately  # noqa: PLW0603  one value, replaced whole
+    millis = at_ns // 1_000_000
+    known_millis, known_second, second_text, text = _lately
+    if millis != known_millis:
+        second, rest = divmod(millis, 1000)
+        if second != known_second:
+            second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        text = f"{second_text}.{rest:03d}Z"
+        _lately = (millis, second, second_text, text)
+    return text

@@ -22,17 +22,12 @@ from prometheus_client import (
 )
 
 from async_delivery.domain.job import Job, JobId
+from async_delivery.ops.answers import UNMATCHED, Answers
 from async_delivery.ops.windows import Window
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-PERMALINK_ROUTE = "/analyze/results/{result_id}"
-UNMATCHED = "unmatched"
-STATUS_CLASSES = ("2xx", "3xx", "4xx", "5xx")
 OUTCOMES = ("completed", "failed", "canceled", "released", "lost")
 
-# Both thresholds of the p95 signal are buckets, so that a rule can tell on which side of them an answer was.
-_HTTP_BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.2, 2.5, 5.0, 15.0, 60.0)
-_PERMALINK_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.8, 1.2, 1.8, 2.5, 5.0, 10.0)
 _JOB_BUCKETS = (0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
 # An attempt whose end is never told (its lease was lost) must not be remembered for ever.
 _MAX_STARTED = 10_000
@@ -41,7 +36,7 @@ Handler = Callable[[dict[str, Any]], None]
 
 
 class Metrics:
-    """The series of one process. ``hear`` is a telemetry subscriber; ``window`` holds the permalink's last minutes.
+    """The series of one process. ``hear`` is a telemetry subscriber.
 
     routes      (template, method) of every route, for the zeros
     analyses    names in the catalogue
@@ -57,14 +52,13 @@ class Metrics:
         chores: Iterable[str] = (),
     ) -> None:
         self.registry = CollectorRegistry()
-        self.window = Window()
-        self._routes = frozenset(routes)
-        self._answers: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
+        self._answers = Answers(routes)
         self._started: dict[JobId, float] = {}
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
+        self.registry.register(self._answers)
         self._build(version)
-        self._zeros(sorted(self._routes), list(analyses), list(chores))
+        self._zeros(list(analyses), list(chores))
         self._handlers: dict[str, Handler] = {
             "http.answered": self._answered,
             "attempt.started": self._attempt_started,
@@ -84,6 +78,11 @@ class Metrics:
         if handler is not None:
             handler(values)
 
+    @property
+    def window(self) -> Window:
+        """The permalink's last minutes."""
+        return self._answers.window
+
     def expose(self) -> bytes:
         """All of it as Prometheus' text format."""
         return generate_latest(self.registry)
@@ -95,31 +94,6 @@ class Metrics:
             "async_delivery_build_info", "Always 1; what runs.", ["version", "python"], registry=registry
         )
         info.labels(version, platform.python_version()).set(1)
-        self._requests = Counter(
-            "async_delivery_http_requests",
-            "Answers by route, method and class of status.",
-            ["route", "method", "status_class"],
-            registry=registry,
-        )
-        self._seconds = Histogram(
-            "async_delivery_http_request_seconds",
-            "From the first byte of a request to the last of its answer.",
-            ["route", "method"],
-            buckets=_HTTP_BUCKETS,
-            registry=registry,
-        )
-        self._permalinks = Counter(
-            "async_result_permalink_requests",
-            "Answers of the permalink.",
-            ["status_class"],
-            registry=registry,
-        )
-        self._permalink_seconds = Histogram(
-            "async_result_permalink_seconds",
-            "Latency of the permalink.",
-            buckets=_PERMALINK_BUCKETS,
-            registry=registry,
-        )
         self._wait = Histogram(
             "async_wait_seconds",
             "From submit to the first start of a job.",
@@ -152,13 +126,7 @@ class Metrics:
             "async_log_lines_dropped", "Log lines that stderr did not take in time.", registry=registry
         )
 
-    def _zeros(self, routes: list[tuple[str, str]], analyses: list[str], chores: list[str]) -> None:
-        for route, method in [*routes, (UNMATCHED, "GET")]:
-            self._seconds.labels(route, method)
-            for status_class in STATUS_CLASSES:
-                self._requests.labels(route, method, status_class)
-        for status_class in STATUS_CLASSES:
-            self._permalinks.labels(status_class)
+    def _zeros(self, analyses: list[str], chores: list[str]) -> None:
         for analysis in analyses:
             self._wait.labels(analysis)
             self._run.labels(analysis)
@@ -169,28 +137,8 @@ class Metrics:
 
     # ------------------------------------------------------------ facts
     def _answered(self, values: dict[str, Any]) -> None:
-        status, seconds = values["status"], values["seconds"]
-        status_class = f"{status // 100}xx" if 100 <= status < 600 else "5xx"
-        route, method = values["route"] or UNMATCHED, values["method"]
-        counter, histogram = self._series(route, method, status_class)
-        counter.inc()
-        histogram.observe(seconds)
-        if route == PERMALINK_ROUTE:
-            self._permalinks.labels(status_class).inc()
-            self._permalink_seconds.observe(seconds)
-            self.window.add(monotonic(), seconds, status_class == "5xx")
-
-    def _series(self, route: str, method: str, status_class: str) -> tuple[Counter, Histogram]:
-        key = (route, method, status_class)
-        found = self._answers.get(key)
-        if found is None:
-            if (route, method) not in self._routes and (route, "GET") not in self._routes:
-                # A client may send any method to any path; that must not make series.
-                route, method = UNMATCHED, "GET"
-            found = (self._requests.labels(route, method, status_class), self._seconds.labels(route, method))
-            if len(self._answers) < 1000:
-                self._answers[key] = found
-        return found
+        route = values["route"] or UNMATCHED
+        self._answers.add(monotonic(), route, values["method"], values["status"], values["seconds"])
 
     def _attempt_started(self, values: dict[str, Any]) -> None:
         job: Job = values["job"]
