@@ -4,6 +4,7 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -72,7 +73,9 @@ def observer(rt: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 def answered(status: int = 200, seconds: float = 0.01, route: str = PERMALINK, method: str = "GET") -> None:
-    telemetry.emit("http.answered", route=route, method=method, status=status, seconds=seconds)
+    telemetry.emit(
+        "http.answered", at=monotonic(), route=route, method=method, status=status, seconds=seconds
+    )
 
 
 def by_name(observer: Observer) -> dict[str, Signal]:

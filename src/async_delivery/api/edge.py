@@ -42,7 +42,7 @@ class Edge:
     ) -> None:
         self._api, self._inner, self._open = api, inner, open_paths
         self._paths = [
-            (re.compile(re.sub(r"\{\w+\}", "[^/]+", path) + r"\Z"), methods) for path, methods in paths
+            (re.compile(re.sub(r"\{\w+\}", "[^/]+", path) + r"\Z"), path, methods) for path, methods in paths
         ]
 
     def close(self) -> None:
@@ -74,6 +74,8 @@ class Edge:
                 answer = await serve(self._api, call, scope, receive)
                 sent.status = answer.status
                 await send_answer(call, answer, send)
+                if call.method != "HEAD":
+                    sent.bytes = sum(map(len, answer.body))
             else:
                 route = await self._framework(call, scope, receive, sent)
         except ClientGoneError:
@@ -81,12 +83,15 @@ class Edge:
         except Exception as exc:  # noqa: BLE001  the last net: whatever it was, the client gets an answer
             await self._rescue(call, exc, sent)
         finally:
+            ended = perf_counter()
             telemetry.emit(
                 "http.answered",
-                route=route,
+                at=ended,
+                route=route or self._template(scope["path"]),
                 method=call.method,
                 status=sent.status,
-                seconds=perf_counter() - call.started,
+                seconds=ended - call.started,
+                bytes=sent.bytes,
                 request_id=call.request_id,
                 correlation_id=call.correlated,
                 org_id=call.org_id,
@@ -116,9 +121,13 @@ class Edge:
         answer = error_answer(exc, call)
         await send_answer(call, answer, sent.send_raw)
 
+    def _template(self, path: str) -> str:
+        """The template of a path that was refused before its route was looked for, or by it; ``""`` without one."""
+        return next((template for pattern, template, _ in self._paths if pattern.match(path)), "")
+
     def method_not_allowed(self, path: str) -> MethodNotAllowedError:
         """What a known path says to another method."""
-        methods = {method for pattern, some in self._paths if pattern.match(path) for method in some}
+        methods = {method for pattern, _, some in self._paths if pattern.match(path) for method in some}
         if "GET" in methods:
             methods.add("HEAD")
         return MethodNotAllowedError(", ".join(sorted(methods)))
@@ -131,6 +140,7 @@ class _Sent:
         self._call, self._receive, self._send = call, receive, send
         self._linger = False
         self.status = 0
+        self.bytes = 0
 
     async def send(self, message: Message) -> None:
         """A message of the framework: with the request's id, and without a body if the method was HEAD."""
@@ -143,6 +153,7 @@ class _Sent:
 
     async def send_raw(self, message: Message) -> None:
         """A message that is complete; lingers behind the last one if the client may still be sending."""
+        self.bytes += len(message.get("body", b""))
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self._linger = self._call.unread and not _short(self._call)

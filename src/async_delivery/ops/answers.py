@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
@@ -26,9 +27,6 @@ _HTTP_BOUNDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.2, 2.5, 5.0, 15.0, 60.0)
 _PERMALINK_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.8, 1.2, 1.8, 2.5, 5.0, 10.0)
 _FIRST_CLASS, _LAST_CLASS = 2, 5
 _TOGETHER = 256
-
-# When (monotonic), route, method, status, seconds.
-Told = tuple[float, str, str, int, float]
 
 
 class _Latencies:
@@ -69,7 +67,7 @@ class Answers:
 
     def __init__(self, routes: Iterable[tuple[str, str]]) -> None:
         self._window = Window()
-        self._told: list[Told] = []
+        self._told: list[Mapping[str, Any]] = []
         self._lock = threading.Lock()
         self._unmatched = _Series()
         self._series: dict[tuple[str, str], _Series] = {}
@@ -81,9 +79,12 @@ class Answers:
         self._permalink_classes = [0] * len(STATUS_CLASSES)
         self._permalink = _Latencies(_PERMALINK_BOUNDS)
 
-    def add(self, now: float, route: str, method: str, status: int, seconds: float) -> None:
-        """One answer at ``now`` (monotonic); ``status`` 0 where none was sent, which is a failure of the service."""
-        self._told.append((now, route, method, status, seconds))
+    def add(self, answer: Mapping[str, Any]) -> None:
+        """One answer: ``at`` (seconds of the monotonic clock), ``route``, ``method``, ``status``, ``seconds``.
+
+        A status of 0, where none was sent, is a failure of the service.
+        """
+        self._told.append(answer)
         if len(self._told) >= _TOGETHER:
             self._count()
 
@@ -98,16 +99,18 @@ class Answers:
             # Appending goes on meanwhile, on other threads: what comes after this length waits for the next time.
             told = self._told[:]
             del self._told[: len(told)]
-            for now, route, method, status, seconds in told:
+            for answer in told:
+                route = answer["route"] or UNMATCHED
+                status, seconds = answer["status"], answer["seconds"]
                 number = status // 100 if status else _LAST_CLASS
                 place = min(max(number, _FIRST_CLASS), _LAST_CLASS) - _FIRST_CLASS
-                series = self._series.get((route, method), self._unmatched)
+                series = self._series.get((route, answer["method"]), self._unmatched)
                 series.classes[place] += 1
                 series.latencies.add(seconds)
                 if route == PERMALINK_ROUTE:
                     self._permalink_classes[place] += 1
                     self._permalink.add(seconds)
-                    self._window.add(now, seconds, number >= _LAST_CLASS)
+                    self._window.add(answer["at"], seconds, number >= _LAST_CLASS)
 
     def describe(self) -> Iterable[Metric]:
         """Nothing to say ahead."""

@@ -15,7 +15,8 @@ T = TypeVar("T")
 
 # Entries are handled together so that a busy server wakes its thread ten times a second and not once per request.
 GATHER_SECONDS = 0.1
-_BATCH = 256
+# A batch is a write, and each write gives the interpreter away to whoever waits for it: few large ones are cheaper.
+_BATCH = 1024
 
 
 class Backlog(Generic[T]):

@@ -91,7 +91,7 @@ FACTS: Mapping[str, Told] = {
             "route": lambda values: values.get("route") or "unmatched",
             **_given("method", "status"),
             "ms": _ms,
-            **_given("org_id"),
+            **_given("bytes", "org_id"),
             "job_id": lambda values: values["job"].job_id if values.get("job") else None,
         },
         "A request was answered, or its client left (status 499).",

@@ -49,7 +49,8 @@ _PLAIN = re.compile(r'[^\s"=\\\[{][^\s"=\\]*\Z')
 _FREE = frozenset({"error", "errors", "message", "stack", "why", "by", "path"})
 _NAMELESS = Told("debug", {}, "")
 
-Entry = tuple[int, str, Mapping[str, Any]]
+# When (ns since 1970), what, and its values; or the values of an answered request.
+Entry = tuple[int, str, Mapping[str, Any]] | Mapping[str, Any]
 
 
 class Log:
@@ -86,6 +87,10 @@ class Log:
         urgent = self._heard.get(name)
         if urgent is None and (self._lowest > logging.DEBUG or name in FACTS):
             return
+        if name == REQUEST:
+            # It says itself when it was, and is never urgent: to hear of it costs a place in the queue.
+            self._backlog.put(values)
+            return
         self._backlog.put((time.time_ns(), name, values), urgent=bool(urgent))
 
     def close(self, seconds: float = CLOSE_SECONDS) -> bool:
@@ -96,16 +101,26 @@ class Log:
         lost = self._backlog.dropped - self._told_dropped
         if lost:
             entries = [*entries, (time.time_ns(), DROPPED, {"count": lost})]
-        lines = b"".join([self._line(*entry) for entry in entries])
+        # The requests' own clock has no date.
+        offset_ns = time.time_ns() - time.perf_counter_ns()
+        lines = b"".join(
+            [
+                self._line(*entry) if isinstance(entry, tuple) else self._request_line(entry, offset_ns)
+                for entry in entries
+            ]
+        )
         # What cannot be written counts as dropped, and is told of with the next lines that can.
         self._sink.write(lines)
         if lost:
             self._told_dropped += lost
             telemetry.emit(DROPPED, count=lost)
 
+    def _request_line(self, values: Mapping[str, Any], offset_ns: int) -> bytes:
+        at_ns = int(values["at"] * 1e9) + offset_ns
+        made = self._requests.line(at_ns, values) if self._form == "json" else None
+        return made or self._line(at_ns, REQUEST, values)
+
     def _line(self, at_ns: int, name: str, values: Mapping[str, Any]) -> bytes:
-        if name == REQUEST and self._form == "json" and (made := self._requests.line(at_ns, values)):
-            return made
         told = FACTS.get(name, _NAMELESS)
         level = values["level"] if name == MESSAGE else told.level
         if told.worse is not None:
@@ -262,7 +277,10 @@ class RequestLines:
         correlated = f'","correlation_id":"{correlation_id}' if correlation_id else ""
         head, middle, end = parts
         ms = 1000 * values["seconds"]
-        return f'{{"ts":"{_instant(at_ns)}{head}{request_id}{correlated}",{middle}{ms:.3f}{end}'.encode()
+        sent = values["bytes"]
+        return (
+            f'{{"ts":"{_instant(at_ns)}{head}{request_id}{correlated}",{middle}{ms:.3f},"bytes":{sent}{end}'
+        ).encode()
 
     def _new_parts(self, route: str, method: str, status: int, org_id: str) -> tuple[str, str, str]:
         if len(self._parts) >= _MAX_PARTS:

@@ -22,7 +22,7 @@ from prometheus_client import (
 )
 
 from async_delivery.domain.job import Job, JobId
-from async_delivery.ops.answers import UNMATCHED, Answers
+from async_delivery.ops.answers import Answers
 from async_delivery.ops.windows import Window
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -60,7 +60,7 @@ class Metrics:
         self._build(version)
         self._zeros(list(analyses), list(chores))
         self._handlers: dict[str, Handler] = {
-            "http.answered": self._answered,
+            "http.answered": self._answers.add,
             "attempt.started": self._attempt_started,
             "job.completed": lambda values: self._attempt_ended(values["job"], "completed"),
             "job.canceled": lambda values: self._attempt_ended(values["job"], "canceled"),
@@ -136,10 +136,6 @@ class Metrics:
             self._chores.labels(chore)
 
     # ------------------------------------------------------------ facts
-    def _answered(self, values: dict[str, Any]) -> None:
-        route = values["route"] or UNMATCHED
-        self._answers.add(monotonic(), route, values["method"], values["status"], values["seconds"])
-
     def _attempt_started(self, values: dict[str, Any]) -> None:
         job: Job = values["job"]
         if len(self._started) >= _MAX_STARTED:
