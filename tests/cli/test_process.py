@@ -160,10 +160,13 @@ def test_a_server_without_standard_files_answers(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     live.process = process
+    try:
+        eventually(live.answers, "the server does not answer")
 
-    eventually(live.answers, "the server does not answer")
+        standard = [Path(f"/proc/{process.pid}/fd/{n}").readlink() for n in range(3)]
+    finally:
+        process.terminate()
+        code = process.wait(60)
 
-    numbers = {int(link.name): os.readlink(link) for link in Path(f"/proc/{process.pid}/fd").iterdir()}
-    assert [numbers[n] for n in range(3)] == [os.devnull] * 3
-    process.terminate()
-    assert process.wait(60) == 0
+    assert standard == [Path(os.devnull)] * 3
+    assert code == 0
