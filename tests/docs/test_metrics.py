@@ -14,8 +14,8 @@ from async_delivery.domain.signal import SPECS
 from async_delivery.engine.retention import run_cleanup
 from async_delivery.engine.runtime import Runtime, new_id
 from async_delivery.ops.observer import Observer, ObserverSettings
+from async_delivery.storage.mode import Mode
 from async_delivery.storage.opening import create_store, open_store
-from async_delivery.storage.sqlite import Mode
 from async_delivery.testing import FakeClock
 from tests.docs import pages
 from tests.engine.support import runtime

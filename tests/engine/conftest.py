@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from async_delivery.engine.runtime import Runtime, new_id
+from async_delivery.storage.mode import Mode
 from async_delivery.storage.opening import create_store, open_store
-from async_delivery.storage.sqlite import Mode
 from async_delivery.testing import FakeClock
 from tests.engine.support import runtime
 

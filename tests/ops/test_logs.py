@@ -21,8 +21,8 @@ from async_delivery.engine.retention import run_cleanup
 from async_delivery.engine.runtime import Runtime, new_id
 from async_delivery.ops.facts import FACTS
 from async_delivery.ops.logs import json_line
+from async_delivery.storage.mode import Mode
 from async_delivery.storage.opening import create_store, open_store
-from async_delivery.storage.sqlite import Mode
 from async_delivery.testing import FakeClock
 from tests.api.support import Web
 from tests.engine.support import ALPHA, claimed, completed, runtime, submitted

@@ -13,8 +13,8 @@ from async_delivery import telemetry
 from async_delivery.engine import jobs
 from async_delivery.engine.runtime import Runtime, new_id
 from async_delivery.ops.logs import json_line, text_line
+from async_delivery.storage.mode import Mode
 from async_delivery.storage.opening import create_store, open_store
-from async_delivery.storage.sqlite import Mode
 from async_delivery.testing import FakeClock
 from tests.api.support import Web
 from tests.engine.support import claimed, completed, published, runtime, submitted

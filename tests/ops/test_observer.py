@@ -29,8 +29,8 @@ from async_delivery.engine.runtime import Runtime, new_id
 from async_delivery.ops import stock
 from async_delivery.ops.health import ready
 from async_delivery.ops.observer import Observer, ObserverSettings
+from async_delivery.storage.mode import Mode
 from async_delivery.storage.opening import create_store, open_store
-from async_delivery.storage.sqlite import Mode
 from async_delivery.testing import FakeClock
 from tests.engine.support import claimed, completed, runtime, submitted
 

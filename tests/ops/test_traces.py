@@ -18,8 +18,8 @@ from async_delivery.domain.failure import Failure, FailureCode
 from async_delivery.engine import jobs, rescue, runs
 from async_delivery.engine.runtime import Runtime, new_id
 from async_delivery.ops.traces import Traces
+from async_delivery.storage.mode import Mode
 from async_delivery.storage.opening import create_store, open_store
-from async_delivery.storage.sqlite import Mode
 from async_delivery.testing import FakeClock
 from tests.api.support import Web
 from tests.engine.support import ALPHA, claimed, completed, published, runtime, submitted

@@ -18,8 +18,8 @@ from async_delivery.engine import cleanups
 from async_delivery.engine.retention import run_cleanup
 from async_delivery.engine.runtime import Runtime, new_id
 from async_delivery.settings import Settings, load
+from async_delivery.storage.mode import Mode
 from async_delivery.storage.opening import create_store, open_store
-from async_delivery.storage.sqlite import Mode
 from async_delivery.testing import FakeClock
 from async_delivery.wiring import cleanup
 from async_delivery.worker.chores import Chore

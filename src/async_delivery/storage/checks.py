@@ -33,8 +33,6 @@ from async_delivery.storage.tables import (
 if TYPE_CHECKING:
     from async_delivery.storage.reading import SqlReader
 
-_STREAMED_ROWS = 64
-
 _TERMINAL: ColumnElement[bool] = literal_column(f"(jobs.{IS_TERMINAL})")
 _KNOWN = ", ".join(f"'{status}'" for status in JobStatus)
 _HUNDRED: ColumnElement[float] = literal_column("100")
@@ -238,21 +236,15 @@ def violations(reader: SqlReader, limit: int) -> list[str]:
 def _all(reader: SqlReader, limit: int) -> Iterator[str]:
     yield from reader.damage(limit)
     for check in CHECKS:
-        for row in _stream(reader, check.wrong, {}):
+        for row in reader.stream(check.wrong, {}):
             yield check.say(row)
-    for result_id, size, sha256, data in _stream(reader, STREAM_BODIES, {}):
+    for result_id, size, sha256, data in reader.stream(STREAM_BODIES, {}):
         if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
             yield f"result {result_id}: its body is not the one that was sealed (SHA-256 differs)"
-    for input_id, size, sha256 in _stream(reader, LIST_INPUTS, {}):
+    for input_id, size, sha256 in reader.stream(LIST_INPUTS, {}):
         digest, found = hashlib.sha256(), 0
-        for (data,) in _stream(reader, STREAM_CHUNKS, {"the_input_id": input_id}):
+        for (data,) in reader.stream(STREAM_CHUNKS, {"the_input_id": input_id}):
             digest.update(data)
             found += len(data)
         if found != size or digest.hexdigest() != sha256:
             yield f"input {input_id}: its bytes are not the ones that were uploaded (SHA-256 differs)"
-
-
-def _stream(reader: SqlReader, statement: AnySelect, params: dict[str, Any]) -> Iterator[Sequence[Any]]:
-    cursor = reader.run(statement, params)
-    while rows := cursor.fetchmany(_STREAMED_ROWS):
-        yield from rows

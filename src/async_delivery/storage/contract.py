@@ -357,6 +357,10 @@ class Store(Protocol):
         """Hear of every committed Change, on some thread of the store; returns the way to stop. A listener must
         be quick and must not raise. A hint only: a signal may come late, twice or, from elsewhere, not at all."""
 
+    def clock(self) -> datetime:
+        """Now (aware UTC) by the clock that this store's leases are judged by: the machine's own, or the database's
+        as this process knows it. Asks nobody, so it is cheap and works while the database is away."""
+
     def is_served(self) -> bool:
         """True while a server of this or another process works on the store, as far as this handle may write."""
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 SQLITE: Dialect = sqlite_dialect(paramstyle="named")
 POSTGRESQL: Dialect = postgresql_dialect(paramstyle="pyformat")  # type: ignore[no-untyped-call]
+# On PostgreSQL everything is in a schema of its own, so that nothing of the owner's is in the way. Each statement
+# names it: a search_path would not survive a pooler that lends connections by the transaction.
+POSTGRESQL_SCHEMA = "async_delivery"
 
 AnySelect: TypeAlias = Select[*tuple[Any, ...]]
 
@@ -66,6 +69,24 @@ def _valid_instant_postgresql(element: valid_instant, compiler: Any, **kw: Any) 
     return f"({value} IS NOT NULL AND {value} BETWEEN {MIN_INSTANT} AND {MAX_INSTANT})"
 
 
+class database_now(FunctionElement[int]):  # noqa: N801
+    """Now by the database's clock, in microseconds since 1970."""
+
+    type = BigInteger()
+    inherit_cache = True
+    name = "database_now"
+
+
+@compiles(database_now, "sqlite")
+def _database_now_sqlite(element: database_now, compiler: Any, **kw: Any) -> str:
+    return "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"
+
+
+@compiles(database_now, "postgresql")
+def _database_now_postgresql(element: database_now, compiler: Any, **kw: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
+
+
 class byte_length(FunctionElement[int]):  # noqa: N801
     """Size of a text or of bytes, in bytes."""
 
@@ -100,7 +121,7 @@ def _has_label_sqlite(element: has_label, compiler: Any, **kw: Any) -> str:
 @compiles(has_label, "postgresql")
 def _has_label_postgresql(element: has_label, compiler: Any, **kw: Any) -> str:
     labels, key, value = (compiler.process(clause, **kw) for clause in element.clauses)
-    return f"(CAST({labels} AS JSON) ->> {key} = {value})"
+    return f"(CAST({labels} AS JSON) ->> CAST({key} AS TEXT) = CAST({value} AS TEXT))"
 
 
 class is_one_of(_Condition):  # noqa: N801
@@ -124,7 +145,10 @@ def _is_one_of_postgresql(element: is_one_of, compiler: Any, **kw: Any) -> str:
 
 def compile_text(statement: ClauseElement, dialect: Dialect) -> str:
     """The text of ``statement``. Every parameter must have a name of its own and no value yet."""
-    compiled = cast("SQLCompiler", statement.compile(dialect=dialect))
+    placed: dict[str, Any] = {}
+    if dialect is POSTGRESQL:
+        placed = {"schema_translate_map": {None: POSTGRESQL_SCHEMA}, "render_schema_translate": True}
+    compiled = cast("SQLCompiler", statement.compile(dialect=dialect, **placed))
     if hidden := [name for name, bound in compiled.binds.items() if not bound.required]:
         raise ValueError(f"constants that became parameters {hidden} in {compiled}")
     return str(compiled)

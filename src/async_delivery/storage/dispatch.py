@@ -5,6 +5,9 @@ line, but not less than the lowest place now in any line. Turns go by place, so 
 their lines are, without a counter anywhere. Whose turn it is decides the place; which of the tenant's jobs runs
 in it is the tenant's own affair: expedite before default, then older ones. If that is another job than the one
 at this place, the two trade places, so a line never has fewer turns than jobs.
+
+Where several processes write at once, jobs of one tenant that arrive together may get the same place. That would
+be several turns in one round, so of those only one counts, and a claim moves the others to the end of their line.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ _PROMOTED_AT_ONCE = 1000
 # Turns looked at from the front of the queue before asking tenant by tenant.
 _FRONT = 64
 _FETCHED = 4
+# As many as may well arrive together; the others go at the next claim.
+_SPREAD_AT_ONCE = 64
 
 Turn = tuple[int, str, str]
 Waiting = tuple[int, str, int]
@@ -51,7 +56,10 @@ def claimable(
         # The front is taken up by tenants at their cap or by analyses not asked for: one short line per tenant
         # instead of everything that waits.
         picker.offer(turn for turn in _turns_by_tenant(tx, limit) if turn > front.last)
+    picker.offer_shared()
     picker.trade_places()
+    if tx.places_are_shared:
+        picker.spread_places()
     return picker.jobs()
 
 
@@ -90,10 +98,13 @@ class _Picker:
         self._tx, self._limit, self._analyses, self._cap = tx, limit, analyses, cap
         self._running: Counter[str] = Counter()
         if cap is not None:
+            tx.serialize_claims()
             self._running.update(org_id for (org_id,) in tx.run(sql.LIST_RUNNING_TENANTS, {}).fetchall())
         self._lines: dict[str, list[Waiting]] = {}
         self._taken: Counter[str] = Counter()
         self._picked: list[tuple[Turn, Waiting]] = []
+        self._places: set[tuple[str, int]] = set()
+        self._shared: list[Turn] = []
 
     @property
     def full(self) -> bool:
@@ -104,14 +115,29 @@ class _Picker:
         for turn in turns:
             if self.full:
                 return
-            org_id = turn[2]
-            taken = self._taken[org_id]
-            if self._cap is not None and self._running[org_id] + taken >= self._cap:
+            place, _, org_id = turn
+            if (org_id, place) in self._places:
+                self._shared.append(turn)
                 continue
-            line = self._line(org_id)
-            if taken < len(line):
-                self._taken[org_id] += 1
-                self._picked.append((turn, line[taken]))
+            self._places.add((org_id, place))
+            self._give(turn)
+
+    def offer_shared(self) -> None:
+        """Give the turns that shared their place with another of the same tenant: after everybody else's."""
+        for turn in self._shared:
+            if self.full:
+                return
+            self._give(turn)
+
+    def _give(self, turn: Turn) -> None:
+        org_id = turn[2]
+        taken = self._taken[org_id]
+        if self._cap is not None and self._running[org_id] + taken >= self._cap:
+            return
+        line = self._line(org_id)
+        if taken < len(line):
+            self._taken[org_id] += 1
+            self._picked.append((turn, line[taken]))
 
     def _line(self, org_id: str) -> list[Waiting]:
         """The tenant's next jobs, best first."""
@@ -149,6 +175,20 @@ class _Picker:
         for org_id, job_ids in spared.items():
             for job_id, place in zip(job_ids, sorted(freed[org_id]), strict=True):
                 self._tx.run(sql.SET_PLACE, {"the_job_id": job_id, "the_org_id": org_id, "place": place})
+
+    def spread_places(self) -> None:
+        """Jobs that share a place whose turn was given go to the end of their tenant's line."""
+        running = {job[1] for _, job in self._picked}
+        for org_id, place in dict.fromkeys((turn[2], turn[0]) for turn, _ in self._picked):
+            params = {"the_org_id": org_id, "the_place": place, "at_most": _SPREAD_AT_ONCE}
+            for (job_id,) in self._tx.run(sql.LIST_SHARING, params).fetchall():
+                if job_id not in running:
+                    end = {
+                        "the_job_id": job_id,
+                        "the_org_id": org_id,
+                        "place": self._tx.next_place(OrgId(org_id)),
+                    }
+                    self._tx.run(sql.SET_PLACE, end)
 
     def jobs(self) -> list[Job]:
         return [self._tx.lock_job(OrgId(turn[2]), JobId(job[1])) for turn, job in self._picked]

@@ -17,8 +17,9 @@ from async_delivery.domain.errors import StoreFileError
 from async_delivery.domain.instant import format_instant
 from async_delivery.storage.contract import Store
 from async_delivery.storage.locks import LockFile
+from async_delivery.storage.mode import Mode
 from async_delivery.storage.schema import APPLICATION_ID, HEAD, REVISIONS, USER_VERSION
-from async_delivery.storage.sqlite import Mode, SqliteStore
+from async_delivery.storage.sqlite import SqliteStore
 from async_delivery.storage.sqlite_files import BUSY_SECONDS, connect, lock_path, look
 from async_delivery.storage.storefile import (
     DEFAULT_URL,

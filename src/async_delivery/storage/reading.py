@@ -34,6 +34,7 @@ from async_delivery.storage.contract import (
 from async_delivery.storage.dialects import Texts
 
 MAX_LABELS = 16
+STREAMED_ROWS = 64
 _TERMINAL = frozenset({"completed", "failed", "canceled"})
 Params = Mapping[str, Any]
 
@@ -72,6 +73,12 @@ class SqlReader:
     def run(self, statement: ClauseElement, params: Params) -> Cursor:
         """Run ``statement``; for the files beside this one."""
         return self._connection.execute(self._texts[statement], params)
+
+    def stream(self, statement: ClauseElement, params: Params) -> Iterator[Sequence[Any]]:
+        """The rows of ``statement``, of which only a few are in memory at a time."""
+        cursor = self.run(statement, params)
+        while found := cursor.fetchmany(STREAMED_ROWS):
+            yield from found
 
     def list_param(self, values: Sequence[Any]) -> Any:
         """A list as the parameter of ``is_one_of``."""

@@ -183,7 +183,8 @@ def _old_results(own_ttl: ColumnElement[int], until: str) -> AnySelect:
         .order_by(_CLOCK)
         .limit(param("at_most"))
         .offset(ZERO)
-        .with_for_update(of=jobs)
+        # Both rows, so that both are looked at again once locked; what somebody else has locked goes the next time.
+        .with_for_update(of=(jobs, results), skip_locked=True)
     )
 
 
@@ -242,7 +243,7 @@ OLD_LOGS = (
     .order_by(jobs.c.finished_at)
     .limit(param("at_most"))
     .offset(ZERO)
-    .with_for_update()
+    .with_for_update(skip_locked=True)
 )
 _OLD_OF_THESE_JOBS = select(jobs.c.job_id).where(
     is_one_of(jobs.c.job_id, param("the_job_ids")),

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from enum import Enum
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,14 +29,6 @@ from async_delivery.storage.writing import SqlTransaction
 
 T = TypeVar("T")
 Listener = Callable[[Signal], Any]
-
-
-class Mode(Enum):
-    """What a process wants of the store: serve it, write to it beside a server, or only look."""
-
-    SERVE = "serve"
-    TOOL = "tool"
-    READ_ONLY = "read_only"
 
 
 class SqliteTransaction(SqliteReader, SqlTransaction):
@@ -214,6 +206,9 @@ class SqliteStore:
                 sys.stderr.write(f"a subscriber of the store failed: {exc!r}\n")
 
     # ------------------------------------------------------------ the rest
+    def clock(self) -> datetime:
+        return datetime.now(UTC)  # noqa: TID251  this is where the clock comes from
+
     def is_served(self) -> bool:
         return self._lock is not None and self._lock.is_served()
 

@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 
 from async_delivery.storage import job_rows, rows
-from async_delivery.storage.dialects import ONE, ZERO, AnySelect, has_label, param
+from async_delivery.storage.dialects import ONE, ZERO, AnySelect, database_now, has_label, param
 from async_delivery.storage.tables import (
     IN_LINE,
     IS_DELAYED,
@@ -183,7 +183,18 @@ PROMOTE = (
     .where(*_one_of(jobs, "job_id"))
     .values(queued_at=jobs.c.due_at, due_at=null(), place=param("place"))
 )
-SET_PLACE = update(jobs).where(*_one_of(jobs, "job_id"), text(IN_LINE)).values(place=param("place"))
+# A job that somebody else has locked is being claimed: it needs no place any more, and waiting for it could deadlock.
+SET_PLACE = (
+    update(jobs)
+    .where(
+        jobs.c.job_id.in_(
+            select(jobs.c.job_id)
+            .where(*_one_of(jobs, "job_id"), text(IN_LINE))
+            .with_for_update(skip_locked=True)
+        )
+    )
+    .values(place=param("place"))
+)
 
 # The front of the queue over all tenants.
 LIST_FRONT = (
@@ -202,6 +213,14 @@ LIST_PLACES_OF_TENANT = (
     .order_by(jobs.c.place)
     .limit(param("at_most"))
     .offset(ZERO)
+)
+LIST_SHARING = (
+    select(jobs.c.job_id)
+    .where(text(IS_QUEUED), jobs.c.org_id == param("the_org_id"), jobs.c.place == param("the_place"))
+    .order_by(jobs.c.job_id)
+    .limit(param("at_most"))
+    .offset(ZERO)
+    .with_for_update(skip_locked=True)
 )
 NEXT_ANALYSIS_OF_TENANT = select(func.min(jobs.c.analysis)).where(
     text(IN_LINE), jobs.c.org_id == param("the_org_id"), jobs.c.analysis > param("the_analysis")
@@ -232,6 +251,16 @@ LIST_LEASED = (
     select(*_pick(jobs, job_rows.JOB_COLUMNS))
     .where(text(IS_LEASED))
     .order_by(jobs.c.lease_worker_id, jobs.c.job_id)
+    .with_for_update(skip_locked=True)
+)
+
+# Where several processes serve a store: leases that are over by the database's clock.
+LIST_LOST = (
+    select(*_pick(jobs, job_rows.JOB_COLUMNS))
+    .where(text(IS_LEASED), jobs.c.lease_expires_at < database_now())
+    .order_by(jobs.c.lease_expires_at)
+    .limit(param("at_most"))
+    .offset(ZERO)
     .with_for_update(skip_locked=True)
 )
 
@@ -334,6 +363,7 @@ LIST_OLD_KEYS = (
 # ---------------------------------------------------------------- uploaded files
 INSERT_INPUT = _enter(inputs, [*rows.INPUT_COLUMNS, "unnamed_since"])
 FIND_INPUT = select(*_pick(inputs, rows.INPUT_COLUMNS)).where(*_one_of(inputs, "input_id"))
+LOCK_INPUT = FIND_INPUT.with_for_update()
 NAME_INPUT = update(inputs).where(*_one_of(inputs, "input_id")).values(unnamed_since=null())
 INSERT_UPLOAD = _enter(uploads, ["input_id", "org_id", "started_at"])
 DELETE_UPLOAD = delete(uploads).where(*_one_of(uploads, "input_id"))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, column, exists, func, literal_column, or_, select, table, text
+from sqlalchemy import ColumnElement, exists, func, literal_column, or_, select, text
 from sqlalchemy.sql.expression import ClauseElement
 
 from async_delivery.domain.instant import parse_instant
@@ -28,6 +28,7 @@ from async_delivery.storage.tables import (
     IS_IN_APP,
     IS_LEASED,
     IS_TERMINAL,
+    alembic_version,
     events,
     jobs,
     meta,
@@ -47,7 +48,9 @@ _IS_END_TOLD = text(f"{IS_IN_APP} AND template_key IN ({_TEMPLATES})")
 
 
 def _by_analysis(status: ColumnElement[str], where: str) -> AnySelect:
-    return select(status, jobs.c.analysis, func.count()).where(text(where)).group_by(jobs.c.analysis, status)
+    counted = select(status, jobs.c.analysis, func.count()).where(text(where)).group_by(jobs.c.analysis)
+    # PostgreSQL takes no constant there.
+    return counted if status is _QUEUED else counted.group_by(status)
 
 
 COUNT_ENDED = _by_analysis(jobs.c.status, IS_TERMINAL)
@@ -149,7 +152,7 @@ def backlog(reader: SqlReader, policy: RetentionPolicy, now: datetime, at_most: 
 
 # ---------------------------------------------------------------- facts
 _FACT = select(meta.c.value).where(meta.c.name == param("the_name"))
-_REVISION: AnySelect = select(column("version_num")).select_from(table("alembic_version"))
+_REVISION: AnySelect = select(alembic_version.c.version_num)
 
 
 def facts(reader: SqlReader) -> StoreFacts:

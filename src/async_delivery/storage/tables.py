@@ -18,10 +18,10 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Table,
-    Text,
     UniqueConstraint,
     text,
 )
+from sqlalchemy import Text as PlainText
 
 metadata = MetaData(
     naming_convention={
@@ -33,6 +33,8 @@ metadata = MetaData(
     }
 )
 
+# By code point in both dialects, whatever language a PostgreSQL database was made for: the order of ids is an answer.
+Text = PlainText().with_variant(PlainText(collation="C"), "postgresql")
 # Only INTEGER PRIMARY KEY is the row's own number on SQLite; anything else costs a second tree.
 RowKey = BigInteger().with_variant(Integer, "sqlite")
 
@@ -427,3 +429,6 @@ meta = Table(
     Column("value", Text, nullable=False),
     sqlite_with_rowid=False,
 )
+
+# Alembic's own: not among the tables that migrations are compared with.
+alembic_version = Table("alembic_version", MetaData(), Column("version_num", PlainText))

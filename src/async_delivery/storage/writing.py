@@ -34,10 +34,12 @@ from async_delivery.storage.reading import Connection, SqlReader
 class SqlTransaction(SqlReader):
     """Reads and writes that are kept or lost together; see ``contract.Transaction``.
 
-    signals   what subscribers hear after the commit
+    signals             what subscribers hear after the commit
+    places_are_shared   other transactions write at the same time, so two jobs may get one place
     """
 
     integrity_error: type[Exception]
+    places_are_shared = False
 
     def __init__(self, connection: Connection, texts: Texts) -> None:
         super().__init__(connection, texts)
@@ -46,6 +48,9 @@ class SqlTransaction(SqlReader):
     def is_duplicate(self, exc: Exception) -> bool:
         """True if ``exc`` says that a unique value is there already."""
         raise NotImplementedError
+
+    def serialize_claims(self) -> None:
+        """Wait until no other transaction claims, where several may at once: they would count past a cap."""
 
     def lock_job(self, org_id: OrgId, job_id: JobId) -> Job:
         row = self._one(sql.LOCK_JOB, {"the_job_id": job_id, "the_org_id": org_id})
@@ -219,7 +224,8 @@ class SqlTransaction(SqlReader):
 
     def drop_input(self, org_id: OrgId, input_id: str) -> None:
         params = {"the_input_id": input_id, "the_org_id": org_id}
-        entered = self.find_input(org_id, input_id) is not None
+        # Locked, so that a job that names it meanwhile is seen by the statement after this one.
+        entered = self._one(sql.LOCK_INPUT, params) is not None
         if entered and not self.run(sql.DELETE_UNNAMED_INPUT, params).rowcount:
             return  # a job names it
         self.run(sql.DELETE_UPLOAD, params)

@@ -12,6 +12,7 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
+_TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 _KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 _ENDED = "status NOT IN ('queued', 'running', 'partial')"
 _RESULTS_CLOCK = "finished_at + ttl_requested * results_ttl_seconds * 1000000"
@@ -29,7 +30,7 @@ def upgrade() -> None:
 
 
 def _text(name: str, *, null: bool = False) -> sa.Column[str]:
-    return sa.Column(name, sa.Text(), nullable=null)
+    return sa.Column(name, _TEXT, nullable=null)
 
 
 def _int(name: str, *, null: bool = False, default: str | None = None) -> sa.Column[int]:

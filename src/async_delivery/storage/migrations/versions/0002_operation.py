@@ -12,6 +12,7 @@ from alembic import op
 revision = "0002"
 down_revision = "0001"
 
+_TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 _INDEXES = (
     ("jobs_waiting", "jobs", ["analysis", "queued_at", "place"], "place IS NOT NULL"),
     ("jobs_ended", "jobs", ["analysis", "status"], "status IN ('completed', 'failed', 'canceled')"),
@@ -46,7 +47,7 @@ def upgrade() -> None:
 
 
 def _text(name: str) -> sa.Column[str]:
-    return sa.Column(name, sa.Text(), nullable=False)
+    return sa.Column(name, _TEXT, nullable=False)
 
 
 def _big(name: str, *, null: bool = False) -> sa.Column[int]:
