@@ -73,3 +73,21 @@ def test_lost_jobs_are_those_of_workers_that_are_not_alive(house: House, store: 
     assert kept.job_id not in [job.job_id for job in found]
     assert len(some) == 2
     assert house.store.write(lambda tx: tx.lost_jobs(house.now, ["alive", "gone"], 10)) == []
+
+
+def test_a_worker_finds_which_of_its_jobs_it_is_asked_to_stop(house: House) -> None:
+    house.submit_many(3)
+    first, second = house.claim(2, worker="worker-a")
+    (other,) = house.claim(1, worker="worker-b")
+    for job in (first, other):
+        house.cancel(job)
+
+    def asked(worker: str) -> list[str]:
+        return list(house.store.read(lambda reader: reader.cancel_requests(worker)))
+
+    assert asked("worker-a") == [first.job_id]
+    assert asked("worker-b") == [other.job_id]
+    assert asked("worker-c") == []
+    house.complete(second)
+    house.complete(first)  # its result came before the stop
+    assert asked("worker-a") == []

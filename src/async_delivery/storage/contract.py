@@ -213,6 +213,9 @@ class Reader(Protocol):
     def recent_run_seconds(self, analysis: str, limit: int) -> list[float]:
         """Run times of the analysis's latest completed attempts, newest first. Across tenants: numbers only."""
 
+    def cancel_requests(self, worker_id: str) -> list[JobId]:
+        """Of the jobs that a worker runs, those it is asked to stop. For workers: across tenants."""
+
     def find_input(self, org_id: OrgId, input_id: str) -> InputFile | None:
         """What is known of an uploaded file, or None."""
 

@@ -189,6 +189,10 @@ class SqlReader:
             if type(started_at) is int and type(ended_at) is int
         ]
 
+    def cancel_requests(self, worker_id: str) -> list[JobId]:
+        found = self._all(sql.LIST_CANCEL_REQUESTS, {"the_worker_id": worker_id})
+        return [JobId(job_id) for (job_id,) in found]
+
     def find_input(self, org_id: OrgId, input_id: str) -> InputFile | None:
         row = self._one(sql.FIND_INPUT, {"the_input_id": input_id, "the_org_id": org_id})
         return None if row is None else rows.to_input(row)

@@ -247,6 +247,9 @@ RENEW_LEASE = (
     .values(lease_expires_at=param("lease_expires_at"))
     .returning(jobs.c.cancel_requested_at)
 )
+LIST_CANCEL_REQUESTS = select(jobs.c.job_id).where(
+    text(IS_LEASED), jobs.c.lease_worker_id == param("the_worker_id"), jobs.c.cancel_requested_at.is_not(None)
+)
 LIST_LEASED = (
     select(*_pick(jobs, job_rows.JOB_COLUMNS))
     .where(text(IS_LEASED))
