@@ -6,6 +6,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
+RAY_STAMP := .venv/.installed-ray
 
 .PHONY: help setup demo serve test test-long check fix bench requirements clean
 
@@ -47,7 +48,17 @@ serve: $(STAMP) ## Serve on http://127.0.0.1:8080 until stopped
 test: $(STAMP) ## Run the tests, e.g. make test ARGS="tests/domain -x"
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-long: $(STAMP) ## Run the tests that take minutes
+# Only the long tests need Ray, which is as large as all the rest.
+$(RAY_STAMP): $(STAMP) requirements/ray.txt
+	@if command -v uv >/dev/null; then \
+	  uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/ray.txt; \
+	else \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
+	    --require-hashes -r requirements/ray.txt; \
+	fi
+	@touch $@
+
+test-long: $(STAMP) $(RAY_STAMP) ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
 check: $(STAMP) ## Check format, lint, types and the floors
@@ -74,6 +85,7 @@ requirements: ## Pin the dependencies anew, with hashes (needs uv)
 	$(COMPILE) -c requirements/dev.txt --extra profile -o requirements/profile.txt
 	$(COMPILE) -c requirements/dev.txt --extra postgres -o requirements/postgres.txt
 	$(COMPILE) -c requirements/dev.txt --extra otel -o requirements/otel.txt
+	$(COMPILE) -c requirements/dev.txt --extra ray -o requirements/ray.txt
 
 clean: ## Remove caches and build output; .venv, stores and artefacts stay
 	@rm -rf build dist bench/out .coverage htmlcov .hypothesis .schemathesis

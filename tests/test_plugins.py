@@ -19,6 +19,7 @@ from async_delivery.domain import analysis as domain
 from async_delivery.plugins import (
     Analysis,
     Context,
+    Executor,
     InputMode,
     InvalidInputError,
     Isolation,
@@ -248,6 +249,69 @@ def test_wrong_settings_of_an_analysis_are_refused_where_it_is_decorated(argumen
         analysis(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "executor"),
+    [
+        ({}, Executor.CHILD),
+        ({"executor": "child"}, Executor.CHILD),
+        ({"executor": "ray"}, Executor.RAY),
+        ({"resources": {"num_gpus": 1}}, Executor.RAY),
+        ({"resources": {"num_cpus": 0.5, "memory": 2**30, "tpu-v5": 2}, "executor": "ray"}, Executor.RAY),
+    ],
+)
+def test_an_analysis_runs_in_a_child_unless_it_asks_for_ray_or_its_resources(
+    arguments: dict[str, Any], executor: Executor
+) -> None:
+    info = analysis("placed", runs_on={"zone": "eu-1"}, **arguments)(lambda: None).info()
+
+    assert info.executor is executor
+    assert dict(info.resources) == arguments.get("resources", {})
+    limits = domain.to_json(info)["limits"]
+    assert (limits["executor"], limits["runs_on"]) == (str(executor), {"zone": "eu-1"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"executor": "dask"}, "executor must be 'child' or 'ray', got 'dask'"),
+        ({"executor": "child", "resources": {"num_gpus": 1}}, "executor must be 'ray'"),
+        ({"resources": ["num_gpus"]}, "resources must be a mapping"),
+        ({"resources": {"num_gpus": "1"}}, r"resources\['num_gpus'\] must be a number"),
+        ({"resources": {"num_gpus": True}}, r"resources\['num_gpus'\] must be a number"),
+        ({"resources": {"num_gpus": 1.5}}, r"resources\['num_gpus'\] must be a whole number or at most 1"),
+        ({"resources": {"num_cpus": -1}}, r"resources\['num_cpus'\] must be greater than 0"),
+        ({"resources": {"num_cpus": float("inf")}}, r"resources\['num_cpus'\] must be a number"),
+        ({"resources": {"memory": 0.5}}, r"resources\['memory'\] must be a whole number of bytes"),
+        ({"resources": {"tpu": 0}}, r"resources\['tpu'\] must be greater than 0"),
+        ({"resources": {"GPU": 1}}, r"resources\['GPU'\]: use 'num_gpus'"),
+        ({"resources": {"": 1}}, "resources: a name must match"),
+        ({"runs_on": "eu"}, "runs_on must be a mapping"),
+        ({"runs_on": {"zone": 1}}, r"runs_on\['zone'\] must match"),
+        ({"runs_on": {"-": "x"}}, "runs_on: a label must match"),
+    ],
+)
+def test_a_wrong_placement_is_refused_by_the_name_of_its_field(arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=says):
+        analysis("misplaced", **arguments)
+
+
+def test_an_analysis_for_ray_without_ray_is_known_and_says_what_to_install(
+    plugin_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (plugin_folder / "planted_on_ray.py").write_text(
+        "from async_delivery.plugins import analysis\n"
+        "@analysis('on-ray', executor='ray')\n"
+        "def f() -> int:\n    return 1\n"
+    )
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed, wherever this runs
+
+    (info,) = describe({"on-ray": "planted_on_ray:f"})
+
+    assert info.executor is Executor.RAY
+    assert not info.available
+    assert info.unavailable_reason == "needs ray, which is not installed: pip install 'async-delivery[ray]'"
+
+
 def test_the_built_in_analyses_are_found_without_being_imported() -> None:
     assert discover()["selftest"] == SELFTEST
     assert discover()["profile"] == "async_delivery.analyses.profile:profile"
@@ -371,6 +435,11 @@ def test_descriptions_survive_the_way_through_json() -> None:
         unavailable_reason=st.none() | st.text(),
         source=st.text(),
         requires=st.lists(st.text()).map(tuple),
+        executor=st.sampled_from(Executor),
+        resources=st.dictionaries(
+            st.sampled_from(["num_cpus", "num_gpus", "memory", "tpu"]), st.integers(1, 99)
+        ),
+        runs_on=st.dictionaries(st.sampled_from(["zone", "disk"]), st.sampled_from(["eu", "a.b-c_d"])),
     )
 )
 def test_any_description_round_trips(info: domain.AnalysisInfo) -> None:

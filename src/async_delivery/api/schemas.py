@@ -117,6 +117,9 @@ class Limits(Shape):
     max_attempts: int
     retry_base_seconds: float
     retry_cap_seconds: float
+    executor: Literal["child", "ray"] = Field(description="Who runs the attempts.")
+    resources: dict[str, float] = Field(description="With ray, what one attempt is given of the cluster.")
+    runs_on: dict[str, str] = Field(description="Labels that a worker must have to take its jobs.")
 
 
 class Analysis(Shape):

@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+from async_delivery.domain.placement import NOTHING, Executor, check_labels, check_resources
 
 ANALYSIS_NAME = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 
@@ -69,6 +71,9 @@ class AnalysisInfo:
     available            False: known by name, but jobs of it are refused for ``unavailable_reason``
     source               ``module:function`` it is loaded from
     requires             modules it imports late, worth importing ahead where children are made
+    executor             who runs its attempts
+    resources            with Ray, what one attempt is given of the cluster: see ``placement.check_resources``
+    runs_on              labels that a worker must have to take its jobs
     """
 
     name: str
@@ -83,6 +88,9 @@ class AnalysisInfo:
     unavailable_reason: str | None
     source: str
     requires: tuple[str, ...] = ()
+    executor: Executor = Executor.CHILD
+    resources: Mapping[str, float] = field(default_factory=dict)
+    runs_on: Mapping[str, str] = field(default_factory=dict)
 
 
 def to_json(info: AnalysisInfo) -> dict[str, Any]:
@@ -101,6 +109,9 @@ def to_json(info: AnalysisInfo) -> dict[str, Any]:
             "max_attempts": limits.max_attempts,
             "retry_base_seconds": limits.retry_base_seconds,
             "retry_cap_seconds": limits.retry_cap_seconds,
+            "executor": str(info.executor),
+            "resources": dict(info.resources),
+            "runs_on": dict(info.runs_on),
         },
         "input": str(info.input),
         "isolation": str(info.isolation),
@@ -140,6 +151,9 @@ def from_json(document: Mapping[str, Any]) -> AnalysisInfo:
         unavailable_reason=None if reason is None else _field(document, "unavailable_reason", str),
         source=_field(document, "source", str),
         requires=tuple(_field(document, "requires", list)) if "requires" in document else (),
+        executor=Executor(limits.get("executor", Executor.CHILD)),
+        resources=check_resources(limits.get("resources", NOTHING)),
+        runs_on=check_labels("runs_on", limits.get("runs_on", NOTHING)),
     )
 
 

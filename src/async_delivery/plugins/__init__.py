@@ -4,6 +4,7 @@ Child processes and the API build on these names; a database or HTTP is not know
 """
 
 from async_delivery.domain.analysis import AnalysisInfo, AnalysisLimits, InputMode, Isolation
+from async_delivery.domain.placement import Executor
 from async_delivery.plugins.analysis import Analysis, analysis
 from async_delivery.plugins.context import Context, InputFile, check_percent
 from async_delivery.plugins.errors import (
@@ -24,6 +25,7 @@ __all__ = [
     "AnalysisLimits",
     "CancelRequested",
     "Context",
+    "Executor",
     "InputFile",
     "InputMode",
     "InputNotFoundError",

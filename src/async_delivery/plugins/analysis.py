@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from async_delivery.domain.analysis import ANALYSIS_NAME, AnalysisInfo, AnalysisLimits, InputMode, Isolation
+from async_delivery.domain.placement import NOTHING, check_labels, check_resources, executor_for
 from async_delivery.plugins.context import Context
 from async_delivery.plugins.errors import InvalidInputError
 from async_delivery.plugins.params import Params
@@ -78,6 +79,9 @@ def analysis(
     retry_base_seconds: float = 2.0,
     retry_cap_seconds: float = 3600,
     requires: Iterable[str] = (),
+    executor: str | None = None,
+    resources: Mapping[str, float] = NOTHING,
+    runs_on: Mapping[str, str] = NOTHING,
 ) -> Callable[[Callable[P, R]], Analysis[P, R]]:
     """Make a plain function an analysis.
 
@@ -85,6 +89,9 @@ def analysis(
     isolation            ``warm``: a child serves several attempts; ``fresh``: one child per attempt
     input                uploaded file: ``none``, ``optional`` or ``required``
     requires             modules that must be installed, e.g. ``("duckdb",)``; imported ahead of the first job
+    executor             ``child`` (default) of the worker, or ``ray``, which resources imply
+    resources            of the Ray cluster for one attempt: ``num_cpus``, ``num_gpus``, ``memory`` in bytes, own names
+    runs_on              labels that a worker must have to take its jobs, e.g. ``{"zone": "eu"}``
     Limits: see ``domain.analysis.AnalysisLimits``.
     Raises TypeError or ValueError, here or where the function is decorated, saying what to change.
     """
@@ -103,6 +110,8 @@ def analysis(
         retry_cap_seconds=retry_cap_seconds,
     )
     modes = (InputMode(input), Isolation(isolation))
+    amounts, labels = check_resources(resources), check_labels("runs_on", runs_on)
+    chosen = executor_for(executor, amounts)
     # Where the decorator stands: its local names resolve type hints of functions that are no module's.
     namespace = sys._getframe(1).f_locals
 
@@ -122,6 +131,9 @@ def analysis(
             unavailable_reason=None,
             source=f"{function.__module__}:{function.__qualname__}",
             requires=tuple(requires),
+            executor=chosen,
+            resources=amounts,
+            runs_on=labels,
         )
         return Analysis(function, params, info)
 

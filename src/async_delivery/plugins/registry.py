@@ -10,9 +10,11 @@ import importlib.metadata
 import importlib.util
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from async_delivery.domain.analysis import ANALYSIS_NAME, AnalysisInfo, AnalysisLimits, InputMode, Isolation
+from async_delivery.domain.placement import Executor
 from async_delivery.plugins.analysis import Analysis
 from async_delivery.plugins.errors import PluginError
 
@@ -95,20 +97,9 @@ def _describe(key: str, ref: str) -> AnalysisInfo:
     missing = [name for name in info.requires if not _is_installed(name)]
     if missing:
         reason = _missing(ref.partition(":")[0], missing)
-    return AnalysisInfo(
-        name=info.name,
-        version=info.version,
-        title=info.title,
-        description=info.description,
-        params_schema=info.params_schema,
-        limits=info.limits,
-        input=info.input,
-        isolation=info.isolation,
-        available=reason is None,
-        unavailable_reason=reason,
-        source=ref,
-        requires=info.requires,
-    )
+    elif info.executor is Executor.RAY and not _is_installed("ray"):
+        reason = "needs ray, which is not installed: pip install 'async-delivery[ray]'"
+    return replace(info, available=reason is None, unavailable_reason=reason, source=ref)
 
 
 def _unavailable(name: str, ref: str, reason: str) -> AnalysisInfo:
