@@ -76,8 +76,8 @@ bench: $(STAMP) ## Measure; the figures go to bench/out
 
 # Made for every platform and Python that pyproject.toml allows. What is pinned stays unless ARGS="--upgrade" or
 # ARGS="--upgrade-package NAME" says otherwise. The smaller sets follow the pins of the largest.
-COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-  pyproject.toml
+PIN = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+COMPILE = $(PIN) pyproject.toml
 requirements: ## Pin the dependencies anew, with hashes (needs uv)
 	@command -v uv >/dev/null || { echo "make requirements needs uv on the PATH" >&2; exit 1; }
 	$(COMPILE) --extra dev --group build -o requirements/dev.txt $(ARGS)
@@ -86,6 +86,7 @@ requirements: ## Pin the dependencies anew, with hashes (needs uv)
 	$(COMPILE) -c requirements/dev.txt --extra postgres -o requirements/postgres.txt
 	$(COMPILE) -c requirements/dev.txt --extra otel -o requirements/otel.txt
 	$(COMPILE) -c requirements/dev.txt --extra ray -o requirements/ray.txt
+	$(PIN) -c requirements/dev.txt --group build -o requirements/build.txt
 
 clean: ## Remove caches and build output; .venv, stores and artefacts stay
 	@rm -rf build dist bench/out .coverage htmlcov .hypothesis .schemathesis

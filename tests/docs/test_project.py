@@ -18,7 +18,7 @@ from packaging.version import Version
 import async_delivery
 
 ROOT = Path(__file__).resolve().parents[2]
-PINNED = ("base", "otel", "profile", "postgres", "ray", "dev")
+PINNED = ("base", "build", "otel", "profile", "postgres", "ray", "dev")
 MAXIMUM_DIRECT_DEPENDENCIES = 15
 
 
@@ -89,7 +89,9 @@ def test_requirements_name_no_address_and_no_folder(name: str) -> None:
 @pytest.mark.parametrize("name", PINNED)
 def test_every_direct_dependency_is_pinned_within_its_range(project: dict[str, Any], name: str) -> None:
     wanted = list(project["project"]["dependencies"])
-    if name in {"otel", "profile", "postgres", "ray"}:
+    if name == "build":
+        wanted = project["dependency-groups"]["build"]
+    elif name in {"otel", "profile", "postgres", "ray"}:
         wanted += project["project"]["optional-dependencies"][name]
     elif name == "dev":
         extras = project["project"]["optional-dependencies"]
@@ -104,7 +106,7 @@ def test_every_direct_dependency_is_pinned_within_its_range(project: dict[str, A
             assert requirement.specifier.contains(pinned[requirement.name][0], prereleases=True), requirement
 
 
-@pytest.mark.parametrize("name", ["base", "otel", "profile", "postgres"])
+@pytest.mark.parametrize("name", ["base", "build", "otel", "profile", "postgres"])
 def test_what_is_tested_is_what_is_installed_in_production(name: str) -> None:
     tested = pins("dev")
 
