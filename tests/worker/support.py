@@ -62,11 +62,16 @@ def alive(pid: int) -> bool:
 
 
 class MoodyStore:
-    """The real store, which refuses writes while it is told to: a full disk, a lost connection."""
+    """The real store, which refuses writes while it is told to, lets them wait, or keeps its signals to itself: a full
+    disk, a lost connection, a network that swallows everything."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.exclusive = store.exclusive
         self.refusing = threading.Event()
+        self.silent = threading.Event()
+        self.flowing = threading.Event()
+        self.flowing.set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -74,7 +79,16 @@ class MoodyStore:
     def write(self, fn: Callable[[Transaction], T]) -> T:
         if self.refusing.is_set():
             raise UnavailableError("the disk is full")
+        if not self.flowing.wait(DEADLINE_SECONDS):
+            raise UnavailableError("the connection was lost")
         return self._store.write(fn)
+
+    def subscribe(self, listener: Callable[[Signal], Any]) -> Callable[[], None]:
+        def hear(signal: Signal) -> None:
+            if not self.silent.is_set():
+                listener(signal)
+
+        return self._store.subscribe(hear)
 
 
 class World:
@@ -107,6 +121,7 @@ class World:
 
     def close(self) -> None:
         self.store.refusing.clear()
+        self.store.flowing.set()
         self.supervisor.close()
         self._unsubscribe()
         self._detach()

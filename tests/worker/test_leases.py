@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from async_delivery.domain.job import Job, JobStatus
+from async_delivery.engine import jobs
 from async_delivery.engine.rescue import rescue
 from async_delivery.engine.runtime import Policy
 from async_delivery.worker.workdirs import Workdirs
@@ -78,6 +79,49 @@ def test_an_attempt_that_cannot_renew_its_lease_stops_and_is_given_back_later(ma
     eventually(lambda: world.job(job).attempt == 2, "not given back")
     assert world.job(job).error_count == 0
     assert world.events(job).count("job.requeued") == 1
+
+
+def test_a_child_dies_with_its_lease_although_the_store_lets_every_write_hang(make_world: Any) -> None:
+    world: World = make_world(policy=fast()).start()
+    job = world.submit("cooperates", steps=100_000)
+    pid = world.first_partial(job)["pid"]
+
+    world.store.flowing.clear()
+
+    # Slot and heartbeat wait for the store; neither can look at the clock.
+    eventually(lambda: not alive(pid), "it went on without a lease")
+    world.store.flowing.set()
+    eventually(lambda: world.job(job).attempt == 2, "not given back")
+    assert world.told("lease.lost")[0]["reason"] == "not_renewed"
+    assert world.job(job).error_count == 0
+
+
+def test_an_attempt_that_was_taken_over_is_told_of_once(make_world: Any) -> None:
+    world: World = make_world(policy=fast(), slots=1).start()
+    job = world.submit("cooperates", steps=100_000)
+    pid = world.first_partial(job)["pid"]
+
+    rescue(world.rt, [])
+
+    eventually(lambda: not alive(pid), "the first attempt's child lives on")
+    eventually(lambda: world.job(job).attempt == 2, "no second attempt")
+    assert [said["reason"] for said in world.told("lease.lost")] == ["taken"]
+    assert world.told("write.refused") == []
+
+
+def test_a_cancel_that_no_signal_tells_of_is_found_within_a_second_or_two(make_world: Any) -> None:
+    world: World = make_world()  # whose heartbeat comes every ten seconds
+    world.store.exclusive = False
+    world.start()
+    job = world.submit("cooperates", steps=100_000)
+    world.first_partial(job)
+    world.store.silent.set()
+
+    began = time.monotonic()
+    jobs.cancel(world.rt, ORG, job.job_id, "tenant", None)
+
+    eventually(lambda: world.job(job).status is JobStatus.CANCELED, "not canceled", seconds=8)
+    assert time.monotonic() - began < 8
 
 
 def test_a_new_worker_takes_back_what_a_dead_one_held(make_world: Any) -> None:

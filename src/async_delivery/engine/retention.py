@@ -18,7 +18,7 @@ from async_delivery.domain.cleanup import CleanupPausedError, Runner
 from async_delivery.domain.errors import AsyncDeliveryError, StoreBusyError, UnavailableError
 from async_delivery.domain.retention import ExitCode, RetentionPolicy, RetentionReport, SectionCount
 from async_delivery.engine import cleanups
-from async_delivery.engine.runtime import Clock, SystemClock
+from async_delivery.engine.runtime import Clock, StoreClock
 from async_delivery.storage.contract import Deleted, RetentionCount, Section, Store, Transaction
 
 TARGET_BATCH_SECONDS = 0.015
@@ -40,7 +40,7 @@ def cleanup_retention(
 ) -> RetentionReport:
     """Delete results and events of jobs that ended longer ago than the TTLs, or count them in a dry run.
 
-    now         the instant the TTLs are counted from (aware UTC); the machine's clock where None
+    now         the instant the TTLs are counted from (aware UTC); the store's clock where None
     store_file  how the report names the store
     stop        asked between batches; True ends the run, and the report says so
     force       go ahead although cleanups are paused
@@ -78,7 +78,7 @@ def run_cleanup(
     The server's own run that finds another one busy, or a pause, is not remembered: it has been asked by nobody
     and will come again.
     """
-    clock = clock or SystemClock()
+    clock = clock or StoreClock(store)
     started_at = clock.now()
     at = now or started_at
     if dry_run:

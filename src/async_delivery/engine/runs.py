@@ -68,6 +68,11 @@ def heartbeat(rt: Runtime, worker_id: str, fences: Mapping[JobId, Fence]) -> lis
     return rt.store.write(lambda tx: tx.renew_leases(worker_id, fences, expires_at))
 
 
+def cancel_requests(rt: Runtime, worker_id: str) -> list[JobId]:
+    """Jobs of a worker that are to stop. Between two heartbeats, for requests that another process took."""
+    return rt.store.read(lambda reader: reader.cancel_requests(worker_id))
+
+
 def _change(
     rt: Runtime, org_id: OrgId, job_id: JobId, decide: Callable[[Job], Change | None], log: str | None = None
 ) -> Change | None:

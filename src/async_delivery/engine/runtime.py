@@ -27,11 +27,29 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clock."""
+    """The machine's clock, for those who have no store yet."""
 
     def now(self) -> datetime:
         """Aware UTC, microseconds."""
         return datetime.now(UTC)
+
+
+class StoreClock:
+    """The clock of a store. Machines that share one agree on it whatever their own clocks say."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def now(self) -> datetime:
+        """Aware UTC, microseconds."""
+        return self._store.clock()
+
+
+class _Unset(SystemClock):
+    """Stands for the clock of the store that a Runtime is made with."""
+
+
+_OF_THE_STORE = _Unset()
 
 
 def new_id() -> str:
@@ -56,6 +74,7 @@ class Policy:
 
     lease_seconds              how long an attempt is a worker's without a heartbeat
     heartbeat_seconds          how often the worker renews it; at most a third of the lease
+    margin_seconds             so long before the lease ends its worker gives it up by itself
     default_analysis           what a request without ``analysis`` runs
     results_ttl_seconds        for jobs that ask for none
     max_results_ttl_seconds    the longest a tenant may ask for
@@ -85,15 +104,24 @@ class Policy:
                 f"({self.heartbeat_seconds})"
             )
 
+    @property
+    def margin_seconds(self) -> float:
+        """A tenth of the lease: for the error of a clock that is read over the network, and the child's death."""
+        return self.lease_seconds / 10
+
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Handed to every use case as its first argument."""
+    """Handed to every use case as its first argument. The clock is the store's unless a test brings its own."""
 
     store: Store
     catalogue: Catalogue
     policy: Policy = field(default_factory=Policy)
-    clock: Clock = field(default_factory=SystemClock)
+    clock: Clock = _OF_THE_STORE
     new_id: Callable[[], str] = new_id
     new_token: Callable[[], str] = new_token
     jitter: Callable[[], float] = random.random
+
+    def __post_init__(self) -> None:
+        if self.clock is _OF_THE_STORE:
+            object.__setattr__(self, "clock", StoreClock(self.store))

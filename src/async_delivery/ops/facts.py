@@ -183,6 +183,12 @@ FACTS: Mapping[str, Told] = {
         _given("error", "count"),
         "Leases could not be renewed, so often since this was told last; tried again at once.",
     ),
+    "lease.lost": Told(
+        "warning",
+        {**_OF_A_JOB, **_given("reason")},
+        "A worker ended the process of an attempt that is no longer its own: it could not renew the lease in time"
+        " (`not_renewed`), or the job was taken back from it (`taken`).",
+    ),
     "workdir.kept": Told("warning", _given("path"), "The folder of an attempt could not be removed."),
     "chore.finished": Told("debug", {**_given("chore"), "seconds": _seconds}, "A chore ran."),
     "chore.failed": Told(

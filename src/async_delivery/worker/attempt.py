@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 
 from async_delivery.domain.job import Fence, JobId
@@ -54,7 +55,11 @@ class Waker:
 
 
 class Attempt:
-    """One claimed job on its slot. Attributes are set once or only ever change one way."""
+    """One claimed job on its slot. Attributes are set once or only ever change one way.
+
+    lease_until   when this worker gives the lease up by itself, by the monotonic clock: the end that the store knows,
+                  less ``Policy.margin_seconds``
+    """
 
     def __init__(self, run: Run, lease_until: float, waker: Waker) -> None:
         fence = run.job.fence
@@ -66,7 +71,8 @@ class Attempt:
         self.fence: Fence = fence
         self._waker = waker
         self._lock = threading.Lock()
-        self._lease_until = lease_until
+        self._end_now: Callable[[], None] | None = None
+        self.lease_until = lease_until
         self.lost = False
         self.cancel_requested = run.job.cancel_requested_at is not None
         self.drain = False
@@ -74,17 +80,35 @@ class Attempt:
     def prolong(self, until: float) -> None:
         """The lease was renewed; it holds until that instant of the monotonic clock."""
         with self._lock:
-            self._lease_until = max(self._lease_until, until)
+            self.lease_until = max(self.lease_until, until)
 
     def held(self, now: float) -> bool:
         """False when the lease was taken, or could not be renewed in time: write nothing any more."""
-        return not self.lost and now < self._lease_until
+        return not self.lost and now < self.lease_until
+
+    @contextlib.contextmanager
+    def leashed(self, end_now: Callable[[], None]) -> Iterator[None]:
+        """While the block lasts, ``end_now`` ends what runs for the attempt, at once and from any thread.
+
+        It is called when the lease is lost. The slot would see that too, but not while it waits for the store.
+        """
+        with self._lock:
+            self._end_now = end_now
+            lost = self.lost
+        if lost:
+            end_now()
+        try:
+            yield
+        finally:
+            # Afterwards a warm child may run another attempt, which must not be hit.
+            with self._lock:
+                self._end_now = None
 
     def ask(self, reason: StopReason) -> None:
         """Have the attempt stopped because it is lost, canceled or drained. Repeating it changes nothing."""
         match reason:
             case StopReason.LOST:
-                known, self.lost = self.lost, True
+                known = self._lose()
             case StopReason.CANCEL:
                 known, self.cancel_requested = self.cancel_requested, True
             case StopReason.DRAIN:
@@ -93,3 +117,10 @@ class Attempt:
                 raise AssertionError(f"{reason} is the slot's own finding")
         if not known:
             self._waker.wake()
+
+    def _lose(self) -> bool:
+        with self._lock:
+            known, self.lost = self.lost, True
+            if self._end_now is not None and not known:
+                self._end_now()
+        return known

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import heapq
 import threading
+from collections.abc import Callable
 from enum import StrEnum
 from time import monotonic
 
 _LONGEST_WAIT_SECONDS = 1.0
 _MAX_APPOINTMENTS = 1_000
+# A poll comes early by up to this share, so that workers that started together do not ask together for ever.
+_JITTER_SHARE = 0.25
 
 
 class Wake(StrEnum):
@@ -26,12 +29,16 @@ class Bell:
     A slot reads ``rings`` before it asks the queue and hands that number to ``wait``: a ring between the two ends
     the wait at once, so none is lost. Each ring wakes one idle slot, and each poll is made by one of them, so that
     a queue with one job is asked once however many slots are idle.
+
+    poll_seconds   the longest time between two polls
+    jitter         uniform samples from [0, 1)
     """
 
-    def __init__(self, poll_seconds: float) -> None:
+    def __init__(self, poll_seconds: float, jitter: Callable[[], float] = lambda: 0.0) -> None:
         self._poll_seconds = poll_seconds
+        self._jitter = jitter
         self._condition = threading.Condition()
-        self._next_poll = monotonic() + poll_seconds
+        self._next_poll = monotonic() + self._interval()
         self._appointments: list[float] = []
         self._closed = False
         self.rings = 0
@@ -67,10 +74,13 @@ class Bell:
             if self._pause() > 0:
                 return Wake.TICK
             now = monotonic()
-            self._next_poll = now + self._poll_seconds
+            self._next_poll = now + self._interval()
             while self._appointments and self._appointments[0] <= now:
                 heapq.heappop(self._appointments)
             return Wake.POLL
+
+    def _interval(self) -> float:
+        return self._poll_seconds * (1.0 - _JITTER_SHARE * self._jitter())
 
     def _pause(self) -> float:
         due = min(self._next_poll, self._appointments[0]) if self._appointments else self._next_poll

@@ -40,8 +40,9 @@ class WorkerSettings:
     max_attempts_per_child      attempts after which a warm child is replaced
     log_bytes                   captured output that is kept of one attempt: its end
     progress_interval_seconds   shortest time between two stored reports of progress of one attempt
-    poll_seconds                how often the queue is asked when no signal came
+    poll_seconds                how often the queue is asked at least when no signal came
     child_nice                  niceness of children, so that the server stays responsive beside busy ones
+    takes                       analyses whose jobs it takes where others share the store; None: all available ones
     """
 
     slots: int
@@ -56,6 +57,7 @@ class WorkerSettings:
     progress_interval_seconds: float = 0.5
     poll_seconds: float = 1.0
     child_nice: int = 10
+    takes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.slots < 1:

@@ -29,6 +29,7 @@ from async_delivery.worker.dialogue import Dialogue, ServingChild
 from async_delivery.worker.ending import Ending, EndKind, failed
 from async_delivery.worker.forkserver import ForkError, ForkServer
 from async_delivery.worker.frames import Tag, join, pack
+from async_delivery.worker.heartbeat import lease_until
 from async_delivery.worker.limits import WorkerSettings
 from async_delivery.worker.roster import Roster
 from async_delivery.worker.settle import UnsettledError, persist, settle
@@ -119,7 +120,7 @@ class Slot:
             floor.claim_failed.tell(exc.message)
             floor.draining.wait(_TROUBLE_PAUSE_SECONDS)
             return None
-        return Attempt(claimed[0], asked_at + self._rt.policy.lease_seconds, self._waker) if claimed else None
+        return Attempt(claimed[0], lease_until(self._rt, asked_at), self._waker) if claimed else None
 
     def _execute(self, attempt: Attempt) -> None:
         job = attempt.run.job
@@ -174,7 +175,12 @@ class Slot:
         serving = self._child_for(info)
         serving.served += 1
         dialogue = Dialogue(self._rt, self._floor.settings, attempt, serving, serving.served)
-        ending = dialogue.run(self._order(attempt, info, serving, workdir, file))
+        order = self._order(attempt, info, serving, workdir, file)
+        with attempt.leashed(lambda: serving.child.signal(signal.SIGKILL)):
+            ending = dialogue.run(order)
+        if attempt.lost:
+            self._abandon(attempt)
+            return
         if ending.kind is EndKind.COMPLETED:
             # The tenant waits for this; whether the child may stay is looked at afterwards.
             self._settle(attempt, ending, serving.output.text())
@@ -261,6 +267,15 @@ class Slot:
         telemetry.emit(
             "child.ended", analysis=serving.info.name, reason=reason, attempts=serving.served, dead=dead
         )
+
+    def _abandon(self, attempt: Attempt) -> None:
+        """The lease was taken, or could not be renewed: end the child and write nothing."""
+        self._end_child("lost")
+        expired = monotonic() >= attempt.lease_until
+        telemetry.emit("lease.lost", job=attempt.run.job, reason="not_renewed" if expired else "taken")
+        if expired:
+            # Perhaps nobody has taken the job yet: then it is given back once the store answers.
+            self._floor.roster.leave(attempt)
 
     def _settle(self, attempt: Attempt, ending: Ending, log: str | None) -> None:
         try:

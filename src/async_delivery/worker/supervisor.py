@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -13,7 +13,7 @@ from async_delivery.engine.runtime import Runtime
 from async_delivery.worker import forkserver
 from async_delivery.worker.bell import Bell
 from async_delivery.worker.complaints import Complaints
-from async_delivery.worker.heartbeat import Heartbeat
+from async_delivery.worker.heartbeat import Heartbeat, LeaseWatch
 from async_delivery.worker.limits import WorkerSettings
 from async_delivery.worker.roster import Roster
 from async_delivery.worker.slot import Floor, Slot
@@ -45,13 +45,14 @@ class Supervisor:
         self._rt = rt
         self._refs = dict(refs)
         self._settings = settings
-        self._bell = Bell(settings.poll_seconds)
+        self._bell = Bell(settings.poll_seconds, rt.jitter)
         self._roster = Roster(self._bell)
         self._heartbeat = Heartbeat(rt, self.worker_id, self._roster)
+        self._watch = LeaseWatch(rt, self._roster)
         self._draining = threading.Event()
         self._slots: list[Slot] = []
         self._threads: list[threading.Thread] = []
-        self._pulse: threading.Thread | None = None
+        self._pulse: list[threading.Thread] = []
         self._workdirs: Workdirs | None = None
         self._unsubscribe: Callable[[], None] | None = None
 
@@ -82,8 +83,11 @@ class Supervisor:
             threading.Thread(target=slot.run, name=f"slot-{number}", daemon=True)
             for number, slot in enumerate(self._slots, 1)
         ]
-        self._pulse = threading.Thread(target=self._heartbeat.run, name="heartbeat", daemon=True)
-        for thread in (self._pulse, *self._threads):
+        self._pulse = [
+            threading.Thread(target=self._heartbeat.run, name="heartbeat", daemon=True),
+            threading.Thread(target=self._watch.run, name="leases", daemon=True),
+        ]
+        for thread in (*self._pulse, *self._threads):
             thread.start()
         telemetry.emit(
             "worker.started",
@@ -93,10 +97,12 @@ class Supervisor:
             orphaned_workdirs=orphans,
         )
 
-    def _claims(self) -> list[str] | None:
-        """Where others may serve the store, take only what is installed here; alone, take all and say what is not."""
+    def _claims(self) -> Sequence[str] | None:
+        """Where others may serve the store, take only what can run here; alone, take all and say what cannot."""
         if self._rt.store.exclusive:
             return None
+        if self._settings.takes is not None:
+            return self._settings.takes
         return [info.name for info in self._rt.catalogue if info.available]
 
     def snapshot(self) -> WorkerSnapshot:
@@ -124,10 +130,12 @@ class Supervisor:
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
-        if self._pulse is not None:
+        if self._pulse:
             self._heartbeat.stop()
-            self._pulse.join()
-            self._pulse = None
+            self._watch.stop()
+            for thread in self._pulse:
+                thread.join()
+            self._pulse = []
             self._heartbeat.give_back()
         if self._workdirs is not None:
             self._workdirs.close()
