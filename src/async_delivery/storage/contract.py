@@ -27,6 +27,7 @@ from async_delivery.domain.notification import Channel, Notification
 from async_delivery.domain.result import Result
 from async_delivery.domain.retention import RetentionPolicy, SectionCount
 from async_delivery.domain.tenant import OrgId
+from async_delivery.domain.transfer import JobBundle
 
 T = TypeVar("T")
 
@@ -246,6 +247,14 @@ class Reader(Protocol):
     def violations(self, limit: int) -> list[str]:
         """Breaches of the contract's invariants, one sentence each, at most ``limit``. Across tenants."""
 
+    def export_jobs(self, after: JobId | None, limit: int, max_bytes: int) -> list[JobBundle]:
+        """The next jobs by their ids, whole, with at most ``max_bytes`` of bodies together unless one job alone has
+        more; none at the end. For moving between stores: across tenants."""
+
+    def find_bundles(self, job_ids: Sequence[JobId]) -> list[JobBundle]:
+        """Those of these jobs that are there, by their ids, whole but for the bodies of results. For moving between
+        stores: across tenants."""
+
 
 class Transaction(Reader, Protocol):
     """Reads and writes that are kept or lost together."""
@@ -323,6 +332,12 @@ class Transaction(Reader, Protocol):
     def set_cleanup_pause(self, pause: Pause | None) -> None:
         """Pause all cleanups, replacing a pause that is on; or resume with None."""
 
+    def put_jobs(self, bundles: Sequence[JobBundle]) -> None:
+        """Enter jobs from elsewhere, whole and as they are; none of them may hold a lease. Nobody is told. For moving
+        between stores: across tenants.
+
+        Raises ConflictError if an id, key or dedupe key of theirs is there already."""
+
     def probe(self, now: datetime) -> None:
         """Write one small row, to see that writing works. Nothing else reads it."""
 
@@ -341,7 +356,10 @@ class Store(Protocol):
 
     inline_reads: bool
     exclusive: bool
-    durability: str
+
+    @property
+    def durability(self) -> str:
+        """As it is now; a database may be set up anew beside us."""
 
     def read(self, fn: Callable[[Reader], T]) -> T:
         """Run ``fn`` over one snapshot. Raises UnavailableError if the database cannot be read."""

@@ -19,7 +19,8 @@ from async_delivery.domain.notification import Channel, Notification
 from async_delivery.domain.result import Result
 from async_delivery.domain.retention import RetentionPolicy
 from async_delivery.domain.tenant import OrgId
-from async_delivery.storage import cells, checks, cleanup_runs, job_rows, retention, rows, stock
+from async_delivery.domain.transfer import JobBundle
+from async_delivery.storage import cells, checks, cleanup_runs, job_rows, retention, rows, stock, transfer
 from async_delivery.storage import statements as sql
 from async_delivery.storage.contract import (
     FoundResult,
@@ -238,3 +239,9 @@ class SqlReader:
 
     def violations(self, limit: int) -> list[str]:
         return checks.violations(self, limit)
+
+    def export_jobs(self, after: JobId | None, limit: int, max_bytes: int) -> list[JobBundle]:
+        return transfer.next_jobs(self, after, limit, max_bytes)
+
+    def find_bundles(self, job_ids: Sequence[JobId]) -> list[JobBundle]:
+        return transfer.bundles(self, job_ids, bodies=False)

@@ -9,13 +9,16 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy.sql.expression import ClauseElement
+
 from async_delivery.domain.cleanup import CleanupRun, Pause
 from async_delivery.domain.errors import AsyncDeliveryError, ConflictError, LeaseLostError, NotFoundError
 from async_delivery.domain.job import Fence, Job, JobId, JobStatus
 from async_delivery.domain.lifecycle import Change
 from async_delivery.domain.retention import RetentionPolicy
 from async_delivery.domain.tenant import OrgId
-from async_delivery.storage import cells, cleanup_runs, dispatch, job_rows, retention, rows
+from async_delivery.domain.transfer import JobBundle
+from async_delivery.storage import cells, cleanup_runs, dispatch, job_rows, retention, rows, transfer
 from async_delivery.storage import statements as sql
 from async_delivery.storage.contract import (
     IDEMPOTENCY_TTL_SECONDS,
@@ -28,7 +31,7 @@ from async_delivery.storage.contract import (
     Signal,
 )
 from async_delivery.storage.dialects import Texts
-from async_delivery.storage.reading import Connection, SqlReader
+from async_delivery.storage.reading import Connection, Params, SqlReader
 
 
 class SqlTransaction(SqlReader):
@@ -255,6 +258,19 @@ class SqlTransaction(SqlReader):
 
     def set_cleanup_pause(self, pause: Pause | None) -> None:
         cleanup_runs.set_pause(self, pause)
+
+    # ------------------------------------------------------------ for moving between stores
+    def put_jobs(self, bundles: Sequence[JobBundle]) -> None:
+        transfer.put(self, bundles)
+
+    def run_many(self, statement: ClauseElement, rows_: Sequence[Params]) -> None:
+        """Run ``statement`` once for each of ``rows_``, in one go where the driver can do that."""
+        many = getattr(self._connection, "executemany", None)
+        if many is None:
+            for row in rows_:
+                self.run(statement, row)
+        elif rows_:
+            many(self._texts[statement], rows_)
 
     def probe(self, now: datetime) -> None:
         cleanup_runs.probe(self, now)
