@@ -5,6 +5,8 @@ from collections.abc import Generator
 
 import pytest
 
+from tests.postgres import close_shared_server
+
 CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
 
@@ -32,3 +34,8 @@ def _fail_in_ci(report: pytest.TestReport | pytest.CollectReport) -> None:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         report.outcome = "failed"
         report.longrepr = f"{report.nodeid} did not run, and in CI every test runs. {reason}"
+
+
+def pytest_sessionfinish() -> None:
+    """Stop the PostgreSQL that tests have shared."""
+    close_shared_server()

@@ -1,4 +1,4 @@
-"""The store under test: one fixture, every database. A second database adds one line to BACKENDS."""
+"""The store under test: one fixture, every database."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import pytest
 
 from async_delivery.storage.contract import Store
 from tests.contract.support import House
+from tests.postgres import shared_server
 from tests.storage.support import sqlite_store
 
 BACKENDS: dict[str, Callable[[Path], Store]] = {
     "sqlite": sqlite_store,
+    "postgresql": lambda folder: shared_server().store(folder),
 }
 
 

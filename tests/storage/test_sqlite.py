@@ -14,7 +14,7 @@ from sqlalchemy import Delete, Insert, Select, Update
 from sqlalchemy.sql.expression import ClauseElement
 
 from async_delivery.domain.errors import AsyncDeliveryError, UnavailableError
-from async_delivery.storage import checks, retention, sqlite_info
+from async_delivery.storage import checks, counts, retention
 from async_delivery.storage import sqlite as sqlite_store_module
 from async_delivery.storage import statements as sql
 from async_delivery.storage.contract import Transaction
@@ -41,7 +41,7 @@ def every_statement() -> dict[str, ClauseElement]:
             if isinstance(value, Select | Insert | Update | Delete) and not name.startswith("_"):
                 found[f"{module.__name__.rpartition('.')[2]}.{name}"] = value
     found.update({f"checks.{number}": check.wrong for number, check in enumerate(checks.CHECKS)})
-    found.update({f"info.{name}": statement for name, statement in sqlite_info.COUNTS.items()})
+    found.update({f"info.{name}": statement for name, statement in counts.COUNTS.items()})
     found["list_jobs"] = sql.list_jobs(
         2, 2, analysis=True, after=True, before=True, page=True, completed=False
     )

@@ -18,6 +18,7 @@ from async_delivery.domain.instant import format_instant
 from async_delivery.storage.contract import Store
 from async_delivery.storage.locks import LockFile
 from async_delivery.storage.mode import Mode
+from async_delivery.storage.postgres_opening import create_database, open_database
 from async_delivery.storage.schema import APPLICATION_ID, HEAD, REVISIONS, USER_VERSION
 from async_delivery.storage.sqlite import SqliteStore
 from async_delivery.storage.sqlite_files import BUSY_SECONDS, connect, lock_path, look
@@ -46,25 +47,38 @@ def create_store(path: Path, url: str | None = None, *, store_id: str, now: date
     database = check_url(url or DEFAULT_URL)
     if os.path.lexists(path):
         raise StoreFileError(f"{path}: exists already; nothing is created over it")
-    _refuse_postgresql(path, database)
-    target = sqlite_path(path, database)
-    _refuse_one_for_both(path, target)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise StoreFileError(f"{path}: its folder cannot be made: {exc.strerror}") from exc
-    if not os.path.lexists(target):
-        _build_database(target, {"store_id": store_id, "created_at": format_instant(now)})
-    _require_file(path, target)
-    facts = _identify(target)
-    file = StoreFile(path, facts.store_id, database, now)
+    facts = {"store_id": store_id, "created_at": format_instant(now)}
+    if database.startswith("sqlite:"):
+        found = _create_sqlite(path, database, facts)
+    else:
+        _make_folder(path, path)
+        found = create_database(path, database, facts)
+    file = StoreFile(path, found, database, now)
     try:
         write_store_file(file)
     except FileExistsError:
         # Another process was first; if it named the same database, this is the same store.
         return _agreeing(path, database)
     return file
+
+
+def _create_sqlite(path: Path, database: str, facts: dict[str, str]) -> str:
+    """Make the database file, or take over the one that is there; its store_id."""
+    target = sqlite_path(path, database)
+    _refuse_one_for_both(path, target)
+    _make_folder(path, path)
+    _make_folder(path, target)
+    if not os.path.lexists(target):
+        _build_database(target, facts)
+    _require_file(path, target)
+    return _identify(target).store_id
+
+
+def _make_folder(path: Path, of: Path) -> None:
+    try:
+        of.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise StoreFileError(f"{path}: its folder cannot be made: {exc.strerror}") from exc
 
 
 def ensure_store(path: Path, url: str | None = None, *, store_id: str, now: datetime) -> StoreFile:
@@ -82,13 +96,6 @@ def _agreeing(path: Path, url: str | None) -> StoreFile:
             f"{path}: names the database {file.database}, not {url}; leave out --store-url, or name another store file"
         )
     return file
-
-
-def _refuse_postgresql(path: Path, url: str) -> None:
-    if not url.startswith("sqlite:"):
-        raise StoreFileError(
-            f"{path}: this version keeps its data in SQLite only; name a database sqlite:PATH"
-        )
 
 
 def _refuse_one_for_both(path: Path, target: Path) -> None:
@@ -127,16 +134,22 @@ def _build_database(target: Path, facts: dict[str, str]) -> None:
 
 
 # ---------------------------------------------------------------- opening
-def open_store(path: Path, mode: Mode) -> Store:
+def open_store(path: Path, mode: Mode, connections: int | None = None) -> Store:
     """Open the store that the store file at ``path`` names.
 
-    SERVE       for the one process that serves it; brings the schema up to date
-    TOOL        to write beside a server
-    READ_ONLY   changes no byte of it
+    SERVE         for a process that serves it (on SQLite the only one); brings the schema up to date
+    TOOL          to write beside a server
+    READ_ONLY     changes no byte of it
+    connections   the most to have open at a time to PostgreSQL; None means as many as is usual
     Raises StoreFileError, StoreBusyError.
     """
     file = read_store_file(path)
-    _refuse_postgresql(path, file.database)
+    if file.is_sqlite:
+        return _open_sqlite(path, file, mode)
+    return open_database(path, file, mode, connections)
+
+
+def _open_sqlite(path: Path, file: StoreFile, mode: Mode) -> Store:
     database = file.database_path
     _require_file(path, database)
     facts = _identify(database)

@@ -3,45 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
 from pathlib import Path
 
-from sqlalchemy import func, select, text
-
 from async_delivery.storage.contract import StoreInfo
-from async_delivery.storage.dialects import AnySelect
+from async_delivery.storage.counts import counts
 from async_delivery.storage.reading import SqlReader
 from async_delivery.storage.sqlite_files import size_of
-from async_delivery.storage.tables import (
-    IS_LEASED,
-    IS_QUEUED,
-    NOT_COMPLETED,
-    events,
-    jobs,
-    notifications,
-    results,
-)
 
 SQLITE_VERSION = sqlite3.sqlite_version
 DURABILITY = "a write is acknowledged after it is synced to disk (WAL, synchronous=FULL)"
 _LOCAL_MEMORY = frozenset({"tmpfs", "ramfs"})
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "glusterfs", "lustre"})
-
-
-def _count(table: object, where: str | None = None) -> AnySelect:
-    statement = select(func.count()).select_from(table)  # type: ignore[arg-type]
-    return statement if where is None else statement.where(text(where))
-
-
-COUNTS: Mapping[str, AnySelect] = {
-    "jobs": _count(jobs),
-    "queued": _count(jobs, IS_QUEUED),
-    "running": _count(jobs, IS_LEASED),
-    "not_completed": _count(jobs, NOT_COMPLETED),
-    "results": _count(results),
-    "events": _count(events),
-    "notifications": _count(notifications),
-}
 
 
 def describe(reader: SqlReader, path: Path, revision: str) -> StoreInfo:
@@ -52,7 +24,7 @@ def describe(reader: SqlReader, path: Path, revision: str) -> StoreInfo:
         schema_revision=revision,
         durability=DURABILITY,
         size_bytes=sum(size_of(path.with_name(path.name + suffix)) for suffix in ("", "-wal")),
-        counts={name: int(reader.run(statement, {}).fetchone()[0]) for name, statement in COUNTS.items()},
+        counts=counts(reader),
         warnings=tuple(_warnings(path)),
     )
 

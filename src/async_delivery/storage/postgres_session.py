@@ -1,0 +1,103 @@
+"""Reader and Transaction on one connection to PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import errors
+from sqlalchemy.sql.expression import ClauseElement
+
+from async_delivery.domain.job import Job
+from async_delivery.storage import job_rows
+from async_delivery.storage import statements as sql
+from async_delivery.storage.dialects import POSTGRESQL, POSTGRESQL_SCHEMA, Texts
+from async_delivery.storage.reading import STREAMED_ROWS, Cursor, SqlReader
+from async_delivery.storage.schema import APPLICATION_ID, LOCK_CLAIMS
+from async_delivery.storage.writing import SqlTransaction
+
+if TYPE_CHECKING:
+    from async_delivery.storage.postgres_connect import Connection
+
+TEXTS = Texts(POSTGRESQL)
+
+_SIZE = f"""
+SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c
+WHERE c.relkind = 'r' AND c.relnamespace = to_regnamespace('{POSTGRESQL_SCHEMA}')
+""".encode()  # noqa: S608  a constant
+_INVALID_INDEXES = f"""
+SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+WHERE NOT i.indisvalid AND c.relnamespace = to_regnamespace('{POSTGRESQL_SCHEMA}')
+""".encode()  # noqa: S608
+_INVALID_CONSTRAINTS = f"""
+SELECT conname FROM pg_constraint
+WHERE NOT convalidated AND connamespace = to_regnamespace('{POSTGRESQL_SCHEMA}')
+""".encode()  # noqa: S608
+_names = count(1)
+
+
+class Session:
+    """The driver's connection as statements use it: values come in their binary form, bytes above all."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.raw = connection
+
+    def execute(self, text: str, parameters: Mapping[str, Any] | None = None, /) -> Cursor:
+        """Run one statement."""
+        return self.raw.execute(text.encode(), parameters, binary=True)
+
+
+class _OnPostgres:
+    """What Reader and Transaction have in common here."""
+
+    _connection: Any
+    _texts: Texts
+
+    def list_param(self, values: Sequence[Any]) -> list[Any]:
+        return list(values)
+
+    def stream(self, statement: ClauseElement, params: Mapping[str, Any]) -> Iterator[Sequence[Any]]:
+        # A plain cursor would have fetched every row before the first is looked at.
+        with self._connection.raw.cursor(f"ad_{next(_names)}", binary=True) as cursor:
+            cursor.itersize = STREAMED_ROWS
+            cursor.execute(self._texts[statement].encode(), params)
+            yield from cursor
+
+    def damage(self, limit: int) -> list[str]:
+        raw: Connection = self._connection.raw
+        found = [f"the database: its index {name} is not valid" for (name,) in raw.execute(_INVALID_INDEXES)]
+        found += [
+            f"the database: its constraint {name} was never checked"
+            for (name,) in raw.execute(_INVALID_CONSTRAINTS)
+        ]
+        return found[:limit]
+
+    def sizes(self) -> tuple[int, int]:
+        row = self._connection.raw.execute(_SIZE).fetchone()
+        return (int(row[0]) if row else 0), 0
+
+
+class PostgresReader(_OnPostgres, SqlReader):
+    """A Reader on PostgreSQL."""
+
+
+class PostgresTransaction(_OnPostgres, SqlTransaction):
+    """A Transaction on PostgreSQL."""
+
+    integrity_error = psycopg.IntegrityError
+    places_are_shared = True
+
+    def is_duplicate(self, exc: Exception) -> bool:
+        return isinstance(exc, errors.UniqueViolation)
+
+    def serialize_claims(self) -> None:
+        self._connection.raw.execute(
+            b"SELECT pg_advisory_xact_lock(%s::int, %s::int)", (APPLICATION_ID, LOCK_CLAIMS)
+        )
+
+    def lost_jobs(self, now: datetime, alive: Sequence[str], limit: int) -> list[Job]:
+        # Other processes serve this store too: their leases count until the database's clock says otherwise.
+        return [job_rows.to_job(row) for row in self._all(sql.LIST_LOST, {"at_most": limit})]
