@@ -7,7 +7,7 @@ in it is the tenant's own affair: expedite before default, then older ones. If t
 at this place, the two trade places, so a line never has fewer turns than jobs.
 
 Where several processes write at once, jobs of one tenant that arrive together may get the same place. That would
-be several turns in one round, so of those only one counts, and a claim moves the others to the end of their line.
+be several turns in one round, so of those only one counts now, and a claim moves the others to the end of their line.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _PROMOTED_AT_ONCE = 1000
 # Turns looked at from the front of the queue before asking tenant by tenant.
 _FRONT = 64
 _FETCHED = 4
-# As many as may well arrive together; the others go at the next claim.
-_SPREAD_AT_ONCE = 64
+# More than may well arrive together; what is left goes at the next claim.
+_SPREAD_AT_ONCE = 500
 
 Turn = tuple[int, str, str]
 Waiting = tuple[int, str, int]
@@ -56,7 +56,6 @@ def claimable(
         # The front is taken up by tenants at their cap or by analyses not asked for: one short line per tenant
         # instead of everything that waits.
         picker.offer(turn for turn in _turns_by_tenant(tx, limit) if turn > front.last)
-    picker.offer_shared()
     picker.trade_places()
     if tx.places_are_shared:
         picker.spread_places()
@@ -67,11 +66,27 @@ class _Front:
     """The turns at the front of the queue, fetched as they are needed, and how far they went."""
 
     def __init__(self, tx: SqlTransaction, window: int) -> None:
+        self._shared = tx.places_are_shared
         self._cursor = tx.run(sql.LIST_FRONT, {"at_most": window})
         self.seen = 0
         self.last: Turn = (0, "", "")
 
     def __iter__(self) -> Iterator[Turn]:
+        return self._in_rounds() if self._shared else self._as_they_are()
+
+    def _in_rounds(self) -> Iterator[Turn]:
+        """One turn for each tenant in a round, also where several share a place."""
+        turns: list[Turn] = [(place, job_id, org_id) for place, job_id, org_id in self._cursor.fetchall()]
+        self.seen, self.last = len(turns), turns[-1] if turns else self.last
+        rounds: dict[str, int] = {}
+        ranked = []
+        for turn in turns:
+            place, job_id, org_id = turn
+            rounds[org_id] = rank = max(place, rounds.get(org_id, place - 1) + 1)
+            ranked.append((rank, job_id, turn))
+        return (turn for _, _, turn in sorted(ranked))
+
+    def _as_they_are(self) -> Iterator[Turn]:
         while turns := self._cursor.fetchmany(_FETCHED):
             for turn in turns:
                 self.seen += 1
@@ -103,8 +118,6 @@ class _Picker:
         self._lines: dict[str, list[Waiting]] = {}
         self._taken: Counter[str] = Counter()
         self._picked: list[tuple[Turn, Waiting]] = []
-        self._places: set[tuple[str, int]] = set()
-        self._shared: list[Turn] = []
 
     @property
     def full(self) -> bool:
@@ -113,18 +126,6 @@ class _Picker:
     def offer(self, turns: Iterable[Turn]) -> None:
         """Give ``turns``, lowest first, to jobs until there are enough."""
         for turn in turns:
-            if self.full:
-                return
-            place, _, org_id = turn
-            if (org_id, place) in self._places:
-                self._shared.append(turn)
-                continue
-            self._places.add((org_id, place))
-            self._give(turn)
-
-    def offer_shared(self) -> None:
-        """Give the turns that shared their place with another of the same tenant: after everybody else's."""
-        for turn in self._shared:
             if self.full:
                 return
             self._give(turn)
