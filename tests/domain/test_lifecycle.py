@@ -186,10 +186,14 @@ def test_a_drained_attempt_costs_nothing() -> None:
     assert change.attempt.outcome is AttemptOutcome.RELEASED
 
 
-def test_a_lost_attempt_costs_nothing_and_is_an_event() -> None:
-    job, _ = running_job()
+@pytest.mark.parametrize("told_by", ["the worker", "somebody else"])
+def test_a_lost_attempt_costs_nothing_and_is_an_event(told_by: str) -> None:
+    job, fence = running_job()
 
-    change = lifecycle.rescue(job, LATER, ids())
+    if told_by == "the worker":
+        change = lifecycle.lose(job, fence, LATER, ids())
+    else:
+        change = lifecycle.rescue(job, LATER, ids())
 
     assert (change.job.status, change.job.error_count) == (JobStatus.QUEUED, 0)
     assert types(change) == [EventType.ATTEMPT_LOST, EventType.REQUEUED]
@@ -217,6 +221,7 @@ def test_a_rescued_jobs_first_worker_cannot_write_any_more() -> None:
         lambda now: lifecycle.progress(now, stale, 50, None, None, LATER, ids()),
         lambda now: lifecycle.fail(now, stale, BROKEN, LATER, ids(), rule=RULE, again=True),
         lambda now: lifecycle.release(now, stale, LATER, ids()),
+        lambda now: lifecycle.lose(now, stale, LATER, ids()),
         lambda now: lifecycle.confirm_cancel(now, stale, LATER, ids()),
     ]
     for write in writes:
@@ -260,7 +265,7 @@ def test_a_result_that_arrives_before_the_stop_is_delivered() -> None:
     assert lifecycle.complete(asked.job, fence, BODY, LATER, ids()).job.status is JobStatus.COMPLETED
 
 
-@pytest.mark.parametrize("way", ["fail", "release", "rescue"])
+@pytest.mark.parametrize("way", ["fail", "release", "lose", "rescue"])
 def test_however_the_attempt_of_a_job_to_be_canceled_stops_the_job_ends_canceled(way: str) -> None:
     job, fence = running_job()
     asked = lifecycle.request_cancel(job, "tenant", None, LATER, ids())
@@ -269,6 +274,7 @@ def test_however_the_attempt_of_a_job_to_be_canceled_stops_the_job_ends_canceled
     change = {
         "fail": lambda: lifecycle.fail(asked.job, fence, BROKEN, LATER, ids(), rule=RULE, again=True),
         "release": lambda: lifecycle.release(asked.job, fence, LATER, ids()),
+        "lose": lambda: lifecycle.lose(asked.job, fence, LATER, ids()),
         "rescue": lambda: lifecycle.rescue(asked.job, LATER, ids()),
     }[way]()
 

@@ -65,7 +65,7 @@ class JobMachine(RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        verb=st.sampled_from(["progress", "partial", "complete", "fail", "release", "confirm"]),
+        verb=st.sampled_from(["progress", "partial", "complete", "fail", "release", "lose", "confirm"]),
     )
     def worker_writes(self, data: st.DataObject, verb: str) -> None:
         fence = data.draw(st.sampled_from(self.fences))
@@ -94,6 +94,8 @@ class JobMachine(RuleBasedStateMachine):
                 return lifecycle.complete(job, fence, BODY, now, new_id)
             case "release":
                 return lifecycle.release(job, fence, now, new_id)
+            case "lose":
+                return lifecycle.lose(job, fence, now, new_id)
             case "confirm":
                 return lifecycle.confirm_cancel(job, fence, now, new_id)
         return lifecycle.fail(

@@ -169,15 +169,19 @@ def test_attempts_are_kept_with_their_outcomes(rt: Runtime) -> None:
     first = claimed(rt)
     assert first.job.fence is not None
     runs.release(rt, ALPHA, job.job_id, first.job.fence)
+    second = claimed(rt)
+    assert second.job.fence is not None
+    runs.lose(rt, ALPHA, job.job_id, second.job.fence)
     claimed(rt)
     rescue(rt, alive=[])
     completed(rt, claimed(rt))
 
     kept = rt.store.read(lambda reader: reader.list_attempts(ALPHA, job.job_id))
 
-    assert [one.attempt for one in kept] == [1, 2, 3]
+    assert [one.attempt for one in kept] == [1, 2, 3, 4]
     assert [one.outcome for one in kept] == [
         AttemptOutcome.RELEASED,
+        AttemptOutcome.LOST,
         AttemptOutcome.LOST,
         AttemptOutcome.COMPLETED,
     ]

@@ -17,7 +17,7 @@ from async_delivery.domain.analysis import AnalysisInfo, AnalysisLimits, InputMo
 from async_delivery.domain.failure import is_failure_code
 from async_delivery.worker import processes
 from async_delivery.worker.bell import Bell, Wake
-from async_delivery.worker.ending import of_error, of_exit
+from async_delivery.worker.ending import EndKind, of_error, of_exit
 from async_delivery.worker.forkserver import ExitStatus
 from async_delivery.worker.frames import (
     BrokenFrameError,
@@ -226,6 +226,17 @@ def test_the_end_of_a_child_is_told_from_its_exit_code_and_its_memory(
     assert ending.reason is not None
     assert ending.reason.code == expected
     assert ending.again == ending.crashed == (expected == "worker_crashed")
+
+
+def test_an_attempt_whose_machine_is_gone_has_not_failed() -> None:
+    assert of_exit(ExitStatus(None, lost=True), info(100)).kind is EndKind.GONE
+
+
+def test_an_attempt_ended_to_save_its_machines_memory_ran_out_of_it() -> None:
+    ending = of_exit(ExitStatus(-9, starved=True), info(None))
+
+    assert ending.reason is not None
+    assert ending.reason.code == "out_of_memory"
 
 
 @given(

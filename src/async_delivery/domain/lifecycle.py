@@ -355,6 +355,15 @@ def release(job: Job, fence: Fence, now: datetime, new_id: NewId) -> Change:
     return _give_back(job, AttemptOutcome.RELEASED, "drained", now, new_id)
 
 
+def lose(job: Job, fence: Fence, now: datetime, new_id: NewId) -> Change:
+    """Take a job back from a machine that is gone, told by the worker that watched it; the attempt costs nothing.
+
+    Raises LeaseLostError.
+    """
+    _guard(job, fence)
+    return _give_back(job, AttemptOutcome.LOST, "worker_lost", now, new_id)
+
+
 def rescue(job: Job, now: datetime, new_id: NewId) -> Change:
     """Take a job back from a worker that is gone; the attempt costs nothing.
 

@@ -196,6 +196,13 @@ def release(rt: Runtime, org_id: OrgId, job_id: JobId, fence: Fence, log: str | 
     return _told(change, "attempt.released")
 
 
+def lose(rt: Runtime, org_id: OrgId, job_id: JobId, fence: Fence, log: str | None = None) -> Job:
+    """Requeue a job whose machine is gone; costs it nothing. Raises LeaseLostError, NotFoundError."""
+    now = rt.clock.now()
+    change = _change(rt, org_id, job_id, lambda job: lifecycle.lose(job, fence, now, rt.new_id), log)
+    return _told(change, "attempt.lost")
+
+
 def keep_log(rt: Runtime, org_id: OrgId, job_id: JobId, attempt: int, text: str) -> None:
     """Keep what a running attempt has printed so far."""
     rt.store.write(lambda tx: tx.put_log(org_id, job_id, attempt, text))

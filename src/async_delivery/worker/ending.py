@@ -34,7 +34,8 @@ class EndKind(StrEnum):
     FAILED = "failed"
     CANCELED = "canceled"
     RELEASED = "released"
-    LOST = "lost"
+    GONE = "gone"  # the machine that ran it is; the lease is still this worker's
+    LOST = "lost"  # the lease is; nothing may be written
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,10 @@ def of_hangup() -> Ending:
 
 def of_exit(status: ExitStatus, info: AnalysisInfo) -> Ending:
     """The child ended by itself, without a result."""
+    if status.lost:
+        return Ending(EndKind.GONE)
+    if status.starved:
+        return out_of_memory(info)
     code, limit = status.code, info.limits.memory_bytes
     if code == 0:
         # It ended as if all were well. Whatever in the analysis does that will do it again.

@@ -22,7 +22,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from async_delivery import telemetry
 from async_delivery.worker import processes
@@ -38,16 +38,30 @@ _PID_BYTES = 8
 _EXIT_BYTES = 16
 
 
+class Signals(Protocol):
+    """Whoever passes signals on to a child."""
+
+    def signal(self, pid: int, number: int) -> None:
+        """Send ``number`` to the child's process group."""
+
+
 class ForkError(Exception):
     """No child could be made: the machine is out of processes or memory, or the forkserver cannot be started."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
-    """How a child ended. ``code`` is negative for a signal; None if the forkserver died with it."""
+    """How a child ended.
+
+    code      negative for a signal; None if the forkserver died with it
+    lost      the machine it ran on is gone, through no fault of its own
+    starved   it was ended because it, or its machine, ran out of memory
+    """
 
     code: int | None
     max_rss_bytes: int = 0
+    lost: bool = False
+    starved: bool = False
 
 
 def scrubbed(environ: Mapping[str, str], keep: Iterable[str] = ()) -> dict[str, str]:
@@ -65,7 +79,7 @@ class Child:
     """
 
     def __init__(
-        self, server: ForkServer, pid: int, channel: socket.socket, output: int, status: int, flag: mmap.mmap
+        self, server: Signals, pid: int, channel: socket.socket, output: int, status: int, flag: mmap.mmap
     ) -> None:
         self._server = server
         self.pid = pid
@@ -137,6 +151,16 @@ class ForkServer:
         """Of the forkserver that runs now."""
         return self._process.pid if self._process else None
 
+    @property
+    def ready(self) -> bool:
+        """A child can be asked for: where the process has died, asking starts it again."""
+        return not self._closed
+
+    @property
+    def keep_env(self) -> tuple[str, ...]:
+        """Names of environment variables that analyses may see beside the harmless ones."""
+        return self._keep_env
+
     def serves(self, refs: Mapping[str, str], keep_env: Sequence[str]) -> bool:
         """True if it was made for just that."""
         return self._refs == dict(refs) and self._keep_env == tuple(keep_env)
@@ -149,7 +173,7 @@ class ForkServer:
     def fork(self, order: Mapping[str, Any]) -> Child:
         """A new child; see ``child.run`` for its order. Raises ForkError."""
         for _ in range(2):
-            ends = _Ends()
+            ends = Ends()
             try:
                 self._ask({"do": "fork", "order": dict(order)}, ends.theirs())
                 ends.close_theirs()
@@ -276,7 +300,7 @@ class ForkServer:
             self._process = None
 
 
-class _Ends:
+class Ends:
     """The four connections of a child; the other ends go to the forkserver and are closed here."""
 
     def __init__(self) -> None:
@@ -291,9 +315,11 @@ class _Ends:
         self._open = True
 
     def theirs(self) -> list[int]:
+        """Channel, output, flag, status: to be passed on, then closed here."""
         return [self._channel.fileno(), self._output, self._memory, self._status]
 
     def close_theirs(self) -> None:
+        """They have been passed on, or nobody wants them."""
         if self._open:
             self._open = False
             self._channel.close()
@@ -301,6 +327,7 @@ class _Ends:
                 os.close(fd)
 
     def close_ours(self) -> None:
+        """There is no child after all."""
         self.channel.close()
         os.close(self.output)
         os.close(self.status)

@@ -89,6 +89,8 @@ def _write(rt: Runtime, attempt: Attempt, ending: Ending, log: str | None) -> Jo
                 return runs.release(*where, log=log)
         case EndKind.RELEASED:
             return runs.release(*where, log=log)
+        case EndKind.GONE:
+            return runs.lose(*where, log=log)
         case EndKind.LOST:
             return None
         case _:
