@@ -21,6 +21,7 @@ from async_delivery.engine.retention import run_cleanup
 from async_delivery.engine.runtime import Runtime, new_id
 from async_delivery.ops.facts import FACTS
 from async_delivery.ops.logs import json_line
+from async_delivery.ops.repeats import Repeats
 from async_delivery.storage.mode import Mode
 from async_delivery.storage.opening import create_store, open_store
 from async_delivery.testing import FakeClock
@@ -155,6 +156,29 @@ def test_a_forkserver_is_news_only_where_the_one_before_it_died(page: Page) -> N
         telemetry.emit("forkserver.started", pid=2, again=True, seconds=0.1)
 
     assert [(record["level"], record["pid"]) for record in page.records()] == [("warning", 2)]
+
+
+@pytest.mark.parametrize(
+    ("event", "values"), [("chore.failed", {"chore": "rescue", "seconds": 1}), ("fork.failed", {})]
+)
+def test_a_trouble_that_lasts_is_told_at_once_and_then_once_a_minute_with_its_count(
+    page: Page, monkeypatch: pytest.MonkeyPatch, event: str, values: dict[str, Any]
+) -> None:
+    began = time.time_ns()
+    with page.log():
+        for second in (0, 1, 2, 59, 60, 61, 119, 120):
+            monkeypatch.setattr(time, "time_ns", lambda second=second: began + second * 10**9)
+            telemetry.emit(event, error="OSError(28)", **values)
+        telemetry.emit(event, error="OSError(5)", **values)
+
+    told = [(record["error"], record["count"]) for record in page.records(event)]
+    assert told == [("OSError(28)", 1), ("OSError(28)", 4), ("OSError(28)", 3), ("OSError(5)", 1)]
+
+
+def test_a_trouble_is_told_again_at_once_when_the_clock_was_set_back() -> None:
+    repeats = Repeats()
+
+    assert [repeats.count("full", second * 10**9) for second in (100, 101, 50, 51)] == [1, None, 2, None]
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])

@@ -121,6 +121,19 @@ def test_a_full_disk_costs_the_lines_of_that_time_and_no_others() -> None:
         os.close(number)
 
 
+def test_lines_lost_to_a_disk_that_stays_full_are_counted_while_it_is_full() -> None:
+    told: list[int] = []
+    detach = telemetry.attach(
+        lambda name, values: told.append(values["count"]) if name == "log.behind" else None
+    )
+    with open("/dev/full", "wb", buffering=0) as full:
+        log = Log(Sink(full.fileno()), "info", "json")
+        log.hear("http.answered", ANSWERED)
+        eventually(lambda: told == [1], "the metric hears nothing")
+        assert log.close()
+    detach()
+
+
 def test_a_trouble_is_written_without_waiting_for_more() -> None:
     with pipe_log() as (reader, _, log):
         for level in ("write.refused", "chore.failed"):

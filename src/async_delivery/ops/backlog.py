@@ -24,12 +24,21 @@ class Backlog(Generic[T]):
 
     name      of the thread
     capacity  entries that may wait; more are dropped
+    on_drop   hears how many were dropped, on the thread that found out
     dropped   how many were, so far
     """
 
-    def __init__(self, name: str, handle: Callable[[list[T]], None], capacity: int = 10_000) -> None:
+    def __init__(
+        self,
+        name: str,
+        handle: Callable[[list[T]], None],
+        capacity: int = 10_000,
+        *,
+        on_drop: Callable[[int], None] = lambda _count: None,
+    ) -> None:
         self._handle = handle
         self._capacity = capacity
+        self._on_drop = on_drop
         self._waiting: deque[T] = deque()
         self._wake = threading.Event()
         self._hurry = threading.Event()
@@ -57,6 +66,7 @@ class Backlog(Generic[T]):
         """Count entries that were lost."""
         with self._dropping:
             self.dropped += count
+        self._on_drop(count)
 
     def close(self, seconds: float) -> bool:
         """Take no more, and handle what waits, for so long at most. False if it could not all be handled."""

@@ -28,12 +28,15 @@ class Told:
     fields   name in the log -> value; one that is None is left out
     meaning  one sentence, for the reference
     worse    the level for values that are worse than usual, None for the others
+    alike    values by which one is the same as another, that is told at most once a minute, with its ``count``;
+             empty: each is told
     """
 
     level: str
     fields: Mapping[str, Pick]
     meaning: str
     worse: Callable[[Values], str | None] | None = None
+    alike: tuple[str, ...] = ()
 
 
 def _given(*names: str) -> dict[str, Pick]:
@@ -145,7 +148,8 @@ FACTS: Mapping[str, Told] = {
     "cleanup.skipped": Told(
         "info",
         _given("reason", "why", "by"),
-        "The server's own cleanup gave way: cleanups are `paused`, or another one is `busy`.",
+        "The server's own cleanup gave way: cleanups are `paused`, another one is `busy`, or a server sharing the store"
+        " has `done` it.",
     ),
     "cleanup.paused": Told("warning", _given("why", "by"), "An operator paused the cleanups."),
     "cleanup.resumed": Told("info", _given("why", "by"), "The pause, put on with these words, was lifted."),
@@ -174,7 +178,12 @@ FACTS: Mapping[str, Told] = {
         _given("error", "count"),
         "A worker could not ask the store for jobs: so often since this was told last, at most once a minute.",
     ),
-    "fork.failed": Told("warning", _given("error"), "No process could be started for an attempt."),
+    "fork.failed": Told(
+        "warning",
+        _given("error", "count"),
+        "No process could be started for an attempt: so often since this was told last, at most once a minute.",
+        alike=("error",),
+    ),
     "slot.failed": Told(
         "error", _given("job_id", "error"), "A fault of the service itself broke an attempt off."
     ),
@@ -192,7 +201,10 @@ FACTS: Mapping[str, Told] = {
     "workdir.kept": Told("warning", _given("path"), "The folder of an attempt could not be removed."),
     "chore.finished": Told("debug", {**_given("chore"), "seconds": _seconds}, "A chore ran."),
     "chore.failed": Told(
-        "error", {**_given("chore", "error"), "seconds": _seconds}, "A chore broke off; it comes again."
+        "error",
+        {**_given("chore", "error"), "seconds": _seconds, **_given("count")},
+        "A chore broke off, and comes again: so often with this error since it was told last, at most once a minute.",
+        alike=("chore", "error"),
     ),
     MESSAGE: Told(
         "info",

@@ -19,6 +19,7 @@ import orjson
 from async_delivery import telemetry
 from async_delivery.ops.backlog import Backlog
 from async_delivery.ops.facts import DROPPED, FACTS, MESSAGE, REQUEST, Told
+from async_delivery.ops.repeats import Repeats
 from async_delivery.ops.scrub import scrub_text
 from async_delivery.ops.sink import Sink
 from async_delivery.ops.stacks import one_error, story, without_input
@@ -64,6 +65,7 @@ class Log:
         self._sink = sink
         self._form = form
         self._told_dropped = 0
+        self._repeats = Repeats()
         self._requests = RequestLines()
         self._structured: Any = None
         # Settled by one look-up: what is not in here is not told at this level. True: without delay.
@@ -73,7 +75,7 @@ class Log:
             if name not in {MESSAGE, DROPPED}
             and (told.worse is not None or LEVELS[told.level] >= self._lowest)
         }
-        self._backlog: Backlog[Entry] = Backlog("log", self._write, capacity)
+        self._backlog: Backlog[Entry] = Backlog("log", self._write, capacity, on_drop=_count_dropped)
         self.handler = _Handler(self._backlog)
         self.handler.setLevel(self._lowest)
 
@@ -111,9 +113,7 @@ class Log:
         )
         # What cannot be written counts as dropped, and is told of with the next lines that can.
         self._sink.write(lines)
-        if lost:
-            self._told_dropped += lost
-            telemetry.emit(DROPPED, count=lost)
+        self._told_dropped += lost
 
     def _request_line(self, values: Mapping[str, Any], offset_ns: int) -> bytes:
         at_ns = int(values["at"] * 1e9) + offset_ns
@@ -127,6 +127,11 @@ class Log:
             level = told.worse(values) or level
             if LEVELS[level] < self._lowest:
                 return b""
+        if told.alike:
+            count = self._repeats.count((name, *(str(values.get(each)) for each in told.alike)), at_ns)
+            if count is None:
+                return b""
+            values = {**values, "count": count}
         fields = {key: value for key, pick in told.fields.items() if (value := pick(values)) is not None}
         if self._form == "json" and _FREE.isdisjoint(fields):
             # Nothing to clean: the line is what structlog would make of it, at a fifth of the cost. There is one for
@@ -161,6 +166,11 @@ class _Handler(logging.Handler):
             values["stack"] = story(record.exc_info[1])
         urgent = record.levelno >= logging.WARNING
         self._backlog.put((int(record.created * 1e9), MESSAGE, values), urgent=urgent)
+
+
+def _count_dropped(count: int) -> None:
+    """At once, and not with the next lines: where none can be written any more, the metric alone tells of it."""
+    telemetry.emit(DROPPED, count=count)
 
 
 def _level_name(number: int) -> str:
