@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import pytest
 from async_delivery import telemetry
 from async_delivery.domain.cleanup import CleanupRun, Runner
 from async_delivery.domain.errors import ValidationError
-from async_delivery.domain.retention import RetentionPolicy, RetentionReport
+from async_delivery.domain.retention import ExitCode, RetentionPolicy, RetentionReport
 from async_delivery.engine import cleanups
 from async_delivery.engine.retention import run_cleanup
 from async_delivery.engine.runtime import Runtime, new_id
 from async_delivery.settings import Settings, load
+from async_delivery.settings.schedule import parse_schedule
 from async_delivery.storage.mode import Mode
 from async_delivery.storage.opening import create_store, open_store
 from async_delivery.testing import FakeClock
@@ -91,11 +93,54 @@ def test_it_cleans_up_and_leaves_its_report(rt: Runtime, settings: Settings) -> 
     assert json.loads((settings.artifacts_dir / name).read_text()) == report.to_json()
 
 
-def test_two_runs_of_one_second_leave_two_reports(rt: Runtime, settings: Settings) -> None:
-    run_once(settings, rt)
-    run_once(settings, rt)
+def test_two_reports_of_one_second_go_to_two_files(rt: Runtime, settings: Settings) -> None:
+    report = run_once(settings, rt)
+    assert report is not None
+
+    cleanup.keep_report(settings.artifacts_dir, report, 60)
 
     assert len(names(settings.artifacts_dir)) == 2
+
+
+@pytest.mark.parametrize("schedule", ["1h", "0 * * * *"])
+def test_of_several_servers_one_cleans_up_at_each_time(
+    rt: Runtime,
+    settings: Settings,
+    clock: FakeClock,
+    tmp_path: Path,
+    schedule: str,
+    facts: list[tuple[str, dict[str, Any]]],
+) -> None:
+    theirs = replace(settings, cleanup_schedule=parse_schedule(schedule), artifacts_dir=tmp_path / "theirs")
+    ours = replace(theirs, artifacts_dir=tmp_path / "ours")
+    clock.advance(seconds=0.2)
+
+    def both() -> tuple[bool, bool]:
+        return run_once(ours, rt) is not None, run_once(theirs, rt) is not None
+
+    assert both() == (True, False)
+    clock.advance(seconds=1800)
+    assert both() == (False, False)
+    # The timer of the one that did it fires after an hour, perhaps a moment early.
+    clock.advance(seconds=1799.9)
+    assert both() == (True, False)
+    assert facts.count(("cleanup.skipped", {"reason": "done"})) == 4
+    assert [run.exit_code for run in remembered(rt)] == [0, 0]
+
+
+def test_a_cleanup_that_did_not_get_through_is_done_again_by_the_next_server(
+    rt: Runtime, settings: Settings
+) -> None:
+    submitted(rt)
+    completed(rt, claimed(rt), {"n": 1})
+    stopped = cleanup.cleanup_chore(settings, rt.store, lambda: True).run_once(rt, rt.clock.now())
+    assert isinstance(stopped, RetentionReport)
+    assert stopped.exit_code == ExitCode.PARTIAL
+
+    report = run_once(settings, rt)
+
+    assert report is not None
+    assert report.results.delete_count == 1
 
 
 def test_reports_are_kept_for_their_time_and_ten_of_them_for_ever(
@@ -106,7 +151,7 @@ def test_reports_are_kept_for_their_time_and_ten_of_them_for_ever(
     for name in kept_by_people:
         (settings.artifacts_dir / name).write_text("{}")
     for _ in range(15):
-        run_once(settings, rt)
+        assert run_once(settings, rt)
         clock.advance(seconds=3600)
     assert len(names(settings.artifacts_dir)) == 15 + 3
 

@@ -59,9 +59,11 @@ class ApiSettings:
     requests_per_second   per tenant; None means no limit
     trusted_proxies       networks whose tenant headers are believed; empty: any peer's (on loopback)
     version               what /health says
+    role                  what /health/ready says: server, or api without workers
     """
 
     version: str
+    role: str = "server"
     max_body_bytes: int = 1_048_576
     max_upload_bytes: int = 1_073_741_824
     max_wait_seconds: float = 60

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import Request
 from starlette.responses import Response
 
 from async_delivery.api.context import Here
 from async_delivery.ops.health import ready
 from async_delivery.ops.metrics import CONTENT_TYPE
+from async_delivery.ops.observer import Observer
 
 
 async def metrics(request: Request) -> Response:
@@ -34,8 +37,14 @@ async def signals(request: Request) -> Response:
 async def health_ready(request: Request) -> Response:
     """200 if this process can do its work, else 503; the body lists every check."""
     here = Here(request)
-    checks = await here.api.run(here.api.observer.readiness)
+    observer, role = here.api.observer, here.api.settings.role
+    status, content = await here.api.run(lambda: ready_content(observer, role))
+    return here.json(content, status)
+
+
+def ready_content(observer: Observer, role: str) -> tuple[int, dict[str, Any]]:
+    """Status and body of the answer. May ask the store."""
+    checks = observer.readiness()
     well = ready(checks)
-    return here.json(
-        {"ok": well, "checks": [check.to_json() for check in checks]}, status=200 if well else 503
-    )
+    content = {"ok": well, "role": role, "checks": [check.to_json() for check in checks]}
+    return (200 if well else 503), content

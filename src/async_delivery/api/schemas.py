@@ -75,6 +75,7 @@ class Ready(Shape):
     """Whether the process can do its work: every check that is required is ``ok``."""
 
     ok: bool
+    role: Literal["server", "api", "worker"]
     checks: list[ReadyCheck]
     request_id: str
 

@@ -27,6 +27,7 @@ from async_delivery.cli.smoke import smoke
 from async_delivery.cli.store import store
 from async_delivery.cli.submit import retry, submit
 from async_delivery.cli.triage import triage
+from async_delivery.cli.worker import worker
 from async_delivery.domain.errors import AsyncDeliveryError
 from async_delivery.settings import SettingsError
 
@@ -45,6 +46,7 @@ def cli() -> None:
 
 for _command in (
     serve,
+    worker,
     submit,
     wait,
     watch,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -34,13 +34,19 @@ DEFAULT_BASE_URL = "http://127.0.0.1:8080"
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text for people.")
 
 
-def settings_options(names: Iterable[str] | None = None) -> Callable[[Command], Command]:
-    """The flags of these settings (all where None), and --config. The command gets them as keyword arguments."""
+def settings_options(
+    names: Iterable[str] | None = None, defaults: Mapping[str, Any] | None = None
+) -> Callable[[Command], Command]:
+    """The flags of these settings (all where None), and --config. The command gets them as keyword arguments.
+
+    defaults   what the command has instead of a setting's usual default
+    """
     chosen = SETTINGS if names is None else [BY_NAME[name] for name in names]
 
     def decorate(command: Command) -> Command:
         for setting in reversed(chosen):
-            command = _option(setting)(command)
+            default = (defaults or {}).get(setting.name, setting.default_text)
+            command = _option(setting, str(default))(command)
         return click.option(
             "--config",
             "config_file",
@@ -51,8 +57,8 @@ def settings_options(names: Iterable[str] | None = None) -> Callable[[Command], 
     return decorate
 
 
-def _option(setting: Setting) -> Callable[[Command], Command]:
-    text = f"{setting.help}  [default: {setting.default_text or 'none'}]"
+def _option(setting: Setting, default: str) -> Callable[[Command], Command]:
+    text = f"{setting.help}  [default: {default or 'none'}]"
     if setting.switch:
         return click.option(setting.flag, setting.name, is_flag=True, default=None, help=setting.help)
     return click.option(
@@ -64,9 +70,11 @@ def _option(setting: Setting) -> Callable[[Command], Command]:
     )
 
 
-def load_settings(config_file: str | None, flags: dict[str, Any]) -> Settings:
+def load_settings(
+    config_file: str | None, flags: dict[str, Any], defaults: Mapping[str, Any] | None = None
+) -> Settings:
     """The settings by flags, environment and file; warnings go to stderr. Raises SettingsError."""
-    loaded = load(flags, config_file=config_file)
+    loaded = load(flags, config_file=config_file, defaults=defaults)
     for warning in loaded.warnings:
         say(f"async-delivery: {warning}")
     return loaded.settings

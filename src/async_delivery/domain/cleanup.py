@@ -89,3 +89,12 @@ class CleanupPausedError(StoreBusyError):
             " (`async-delivery cleanup resume` lifts it, --force goes ahead once)"
         )
         self.pause = pause
+
+
+class CleanupDoneError(StoreBusyError):
+    """Another server has carried out this scheduled cleanup; nothing was touched."""
+
+    code = "cleanup_done"
+
+    def __init__(self) -> None:
+        super().__init__("another server has cleaned up since the last time that was scheduled")

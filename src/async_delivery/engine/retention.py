@@ -14,7 +14,7 @@ from datetime import datetime
 from time import perf_counter
 
 from async_delivery import telemetry
-from async_delivery.domain.cleanup import CleanupPausedError, Runner
+from async_delivery.domain.cleanup import CleanupDoneError, CleanupPausedError, Runner
 from async_delivery.domain.errors import AsyncDeliveryError, StoreBusyError, UnavailableError
 from async_delivery.domain.retention import ExitCode, RetentionPolicy, RetentionReport, SectionCount
 from async_delivery.engine import cleanups
@@ -72,8 +72,11 @@ def run_cleanup(
     stop: Stop = lambda: False,
     force: bool = False,
     clock: Clock | None = None,
+    done: Callable[[], bool] = lambda: False,
 ) -> RetentionReport:
     """``cleanup_retention`` for those of this house; ``runner`` says who, ``clock`` tells the time of the run.
+
+    done   asked once no other cleanup can begin; True if this one has become needless: raises CleanupDoneError
 
     The server's own run that finds another one busy, or a pause, is not remembered: it has been asked by nobody
     and will come again.
@@ -86,6 +89,8 @@ def run_cleanup(
         return _report(store_file, policy, True, at, started_at, clock.now(), found, ())
     try:
         with store.cleanup_lock():
+            if done():
+                raise CleanupDoneError
             report = _sweep(store, policy, at, started_at, clock, store_file, stop, force)
             report = cleanups.remember(store, report, runner)
     except AsyncDeliveryError as exc:

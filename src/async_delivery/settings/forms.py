@@ -9,6 +9,7 @@ from pathlib import Path
 
 from async_delivery.domain.analysis import ANALYSIS_NAME
 from async_delivery.domain.duration import parse_duration
+from async_delivery.domain.placement import check_labels
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("json", "text")
@@ -104,6 +105,14 @@ def parse_analysis_name(text: str) -> str:
 def parse_analysis_ref(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", text):
         raise ValueError(f"{text!r} is not of the form module:function")
+    return text
+
+
+def parse_label(text: str) -> str:
+    key, mark, value = text.partition("=")
+    if not mark:
+        raise ValueError(f"{text!r} is not a label of the form K=V, such as zone=eu")
+    check_labels("a label", {key: value})
     return text
 
 

@@ -48,6 +48,7 @@ def load(
     *,
     config_file: str | None = None,
     cwd: Path | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Loaded:
     """The settings by their sources.
 
@@ -55,6 +56,7 @@ def load(
     environ      ``os.environ`` where None
     config_file  what --config says
     cwd          where the TOML file is looked for; the current folder where None
+    defaults     what a command has for a setting that nobody gives, instead of the table's default
     Raises SettingsError with every fault.
     """
     environ = os.environ if environ is None else environ
@@ -63,7 +65,8 @@ def load(
     document = _read_toml(file, faults) if file else {}
     # With a file that is missing or not TOML, nobody knows which store was meant.
     default = None if faults else DEFAULTS.store_file
-    values = _from_toml(file, document, faults) if file else {}
+    values = dict(defaults or {})
+    values |= _from_toml(file, document, faults) if file else {}
     values |= _from_environment(environ, faults)
     values |= _from_flags(flags or {}, faults)
     if faults:
@@ -144,6 +147,10 @@ def _from_flags(flags: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
             continue
         if isinstance(given, bool):
             values[name] = given
+        elif setting.repeatable:
+            # Commas as in the environment: no value of a repeatable setting has one in it.
+            parts = [part.strip() for text in given for part in text.split(",")]
+            _keep(values, setting, parts, setting.flag, faults)
         else:
             _keep(values, setting, given, setting.flag, faults)
     return values
@@ -166,6 +173,8 @@ def _contradictions(settings: Settings) -> list[str]:
             f"lease_seconds ({settings.lease_seconds:g}) must be at least three times "
             f"heartbeat_seconds ({settings.heartbeat_seconds:g})"
         )
+    keys = [text.partition("=")[0] for text in settings.label]
+    faults += [f"label: {key} is given twice" for key in sorted(set(keys)) if keys.count(key) > 1]
     return faults
 
 

@@ -20,6 +20,7 @@ from async_delivery.settings.forms import (
     parse_analysis_ref,
     parse_bytes,
     parse_host,
+    parse_label,
     parse_log_format,
     parse_log_level,
     parse_network,
@@ -49,13 +50,17 @@ class Settings:
     port: int = 8080
     store_file: Path = Path("runtime/async_jobs/store.v1.json")
     store_url: str | None = None
+    store_connections: int | None = None
     default_analysis: str = "profile"
     analysis: tuple[str, ...] = ()
+    analyses: tuple[str, ...] = ()
+    label: tuple[str, ...] = ()
     data_root: Path | None = None
     slots: int = field(default_factory=available_cores)
     no_workers: bool = False
     lease_seconds: float = 30.0
     heartbeat_seconds: float = 10.0
+    poll_seconds: float = 1.0
     drain_grace_seconds: float = 10.0
     cancel_grace_seconds: float = 5.0
     kill_grace_seconds: float = 2.0
@@ -135,8 +140,19 @@ DEFAULTS = Settings()
 _LONGEST = float(365 * 86_400)
 
 SETTINGS: tuple[Setting, ...] = (
-    _row("host", "address", parse_host, "Address to listen on. Beyond this machine it needs trusted_proxy."),
-    _row("port", "0..65535", whole(0, 65_535), "Port to listen on; 0 takes a free one.", number=True),
+    _row(
+        "host",
+        "address",
+        parse_host,
+        "Address to listen on. Beyond this machine `serve` needs trusted_proxy.",
+    ),
+    _row(
+        "port",
+        "0..65535",
+        whole(0, 65_535),
+        "Port to listen on; 0 takes a free one. A `worker` listens on 8081 unless it is told otherwise.",
+        number=True,
+    ),
     _row("store_file", "path", parse_path, "The file that names the store; made where there is none."),
     _row(
         "store_url",
@@ -145,12 +161,36 @@ SETTINGS: tuple[Setting, ...] = (
         "The database that a new store file names. Where a store file exists it must say the same.",
         unset="sqlite:store.v1.sqlite3 beside the store file",
     ),
+    _row(
+        "store_connections",
+        "2..1000",
+        whole(2, 1_000),
+        "The most connections to PostgreSQL for reads and writes; two more listen and tell.",
+        number=True,
+        unset="10, or in a worker as many as its slots and three more, if that is less",
+    ),
     _row("default_analysis", "name", parse_analysis_name, "What a request without an analysis runs."),
     _row(
         "analysis",
         "module:function",
         parse_analysis_ref,
         "An analysis to offer besides those that are installed.",
+        repeatable=True,
+        unset="none",
+    ),
+    _row(
+        "analyses",
+        "name",
+        parse_analysis_name,
+        "An analysis whose jobs this process takes, where several processes share a store.",
+        repeatable=True,
+        unset="all that are available here",
+    ),
+    _row(
+        "label",
+        "K=V",
+        parse_label,
+        "A label of this machine. An analysis with runs_on is run only where all its labels are.",
         repeatable=True,
         unset="none",
     ),
@@ -182,6 +222,13 @@ SETTINGS: tuple[Setting, ...] = (
         "duration",
         span(0.1, 28_800),
         "How often a worker renews its leases; at most a third of lease_seconds.",
+        number=True,
+    ),
+    _row(
+        "poll_seconds",
+        "duration",
+        span(0.05, 60),
+        "How often a worker with free slots asks for jobs when nobody told it of any.",
         number=True,
     ),
     _row(

@@ -8,14 +8,20 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from async_delivery import telemetry
-from async_delivery.domain.cleanup import CleanupPausedError, Pause, Runner
+from async_delivery.domain.cleanup import (
+    CleanupDoneError,
+    CleanupPausedError,
+    CleanupRun,
+    Pause,
+    Runner,
+)
 from async_delivery.domain.errors import AsyncDeliveryError, StoreBusyError
 from async_delivery.domain.retention import ExitCode, RetentionPolicy, RetentionReport
 from async_delivery.engine import cleanups
 from async_delivery.engine.retention import Stop, run_cleanup
 from async_delivery.engine.runtime import Runtime, SystemClock
 from async_delivery.ops.artefacts import write_json
-from async_delivery.settings import Settings
+from async_delivery.settings import Schedule, Settings
 from async_delivery.storage.contract import Store
 from async_delivery.wiring.stores import open_for_cleanup
 from async_delivery.worker.chores import Chore
@@ -26,10 +32,16 @@ KEPT_REPORTS = 10
 _STEM = "retention-scheduled-"
 _OWN = re.compile(rf"{_STEM}[0-9]{{8}}T[0-9]{{6}}Z(-[0-9]+)?\.json")
 _RUNS_LOOKED_AT = 100
+# A run begins somewhat later than it was due, by as much as its thread slept too long.
+_LATE_SECONDS = 2.0
+_LATE_SHARE = 0.1
 
 
 def cleanup_chore(settings: Settings, store: Store, stopping: Stop) -> Chore:
-    """Clean up on the schedule of the settings, which is not off; ``stopping`` ends a run between batches."""
+    """Clean up on the schedule of the settings, which is not off; ``stopping`` ends a run between batches.
+
+    Of several servers on one store one cleans up at each time, whichever comes first; the others see that it was done.
+    """
     schedule = settings.cleanup_schedule
     policy = RetentionPolicy(settings.results_ttl_seconds, settings.events_ttl_seconds)
 
@@ -43,9 +55,13 @@ def cleanup_chore(settings: Settings, store: Store, stopping: Stop) -> Chore:
                 store_file=str(settings.store_file),
                 stop=stopping,
                 clock=rt.clock,
+                done=lambda: _is_done(rt.store, schedule, rt.clock.now()),
             )
         except CleanupPausedError as exc:
             telemetry.emit("cleanup.skipped", reason="paused", why=exc.pause.why, by=exc.pause.by)
+            return None
+        except CleanupDoneError:
+            telemetry.emit("cleanup.skipped", reason="done")
             return None
         except StoreBusyError:
             # Somebody cleans up by hand at this moment, or another server does.
@@ -59,10 +75,24 @@ def cleanup_chore(settings: Settings, store: Store, stopping: Stop) -> Chore:
     return Chore("cleanup", schedule.interval_seconds, run_once, last_at=_last_run(store))
 
 
+def _runs_of_servers(store: Store) -> list[CleanupRun]:
+    runs = store.read(lambda reader: reader.cleanup_runs(None, _RUNS_LOOKED_AT))
+    return [run for run in runs if run.runner is Runner.SERVER]
+
+
 def _last_run(store: Store) -> datetime | None:
     """When a server last cleaned up this store: one that is restarted often must not put it off again and again."""
-    runs = store.read(lambda reader: reader.cleanup_runs(None, _RUNS_LOOKED_AT))
-    return max((run.finished_at for run in runs if run.runner is Runner.SERVER), default=None)
+    return max((run.finished_at for run in _runs_of_servers(store)), default=None)
+
+
+def _is_done(store: Store, schedule: Schedule, now: datetime) -> bool:
+    """True if no scheduled time has passed since a server last cleaned up, and got through."""
+    begun = max((run.started_at for run in _runs_of_servers(store) if not run.exit_code), default=None)
+    if begun is None:
+        return False
+    if schedule.interval_seconds is not None:
+        begun -= timedelta(seconds=min(_LATE_SECONDS, _LATE_SHARE * schedule.interval_seconds))
+    return schedule.next_after(begun) > now
 
 
 def keep_report(folder: Path, report: RetentionReport, ttl_seconds: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from socket import socket
 from typing import TYPE_CHECKING
@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 from async_delivery import __version__, telemetry
 from async_delivery.domain.analysis import AnalysisInfo
 from async_delivery.domain.errors import StoreFileError, UnavailableError
-from async_delivery.domain.retention import RetentionPolicy
 from async_delivery.engine.catalogue import Catalogue
-from async_delivery.engine.runtime import Policy, Runtime
-from async_delivery.plugins import discover
+from async_delivery.engine.runtime import Runtime
 from async_delivery.settings import Settings, SettingsError
 from async_delivery.wiring.address import StartError, bind, url_of
+from async_delivery.wiring.analyses import alone, describe_analyses, faults_of, taken
 from async_delivery.wiring.logs import log_to_stderr
+from async_delivery.wiring.workers import observer_settings, policy_of, supervisor_of, trace
 
 if TYPE_CHECKING:
     from async_delivery.api.context import ApiSettings
@@ -43,37 +43,15 @@ def serve_forever(settings: Settings, tell: Callable[[str], None]) -> int:
     with ExitStack() as stack:
         stack.callback(log_to_stderr(settings.log_level, settings.log_format))
         sock = stack.enter_context(bind(settings.host, settings.port))
-        infos = _describe_analyses(settings)
+        infos = describe_analyses(settings, _import_web_stack)
         _check_settings(settings, infos)
-        _trace(settings.otel, stack)
+        trace(settings.otel, stack)
         try:
             return _serve(settings, infos, sock, tell, stack)
         except (StoreFileError, UnavailableError) as exc:
             raise StartError(exc.message) from exc
         except OSError as exc:
             raise StartError(f"cannot start: {exc}") from exc
-
-
-def _describe_analyses(settings: Settings) -> list[AnalysisInfo]:
-    from async_delivery.worker.catalogue import load_catalogue
-    from async_delivery.worker.forkserver import ForkError, prepare
-
-    refs = _refs(settings)
-    # The other core imports meanwhile what this process will need itself.
-    importing = threading.Thread(target=_import_web_stack, name="import", daemon=True)
-    importing.start()
-    try:
-        prepare(refs, settings.keep_env)
-        return load_catalogue(refs)
-    except ForkError as exc:
-        raise StartError(f"cannot start processes for analyses: {exc}") from exc
-    finally:
-        importing.join()
-
-
-def _refs(settings: Settings) -> Mapping[str, str]:
-    """What is installed, and what is given by hand; the latter goes over an installed one of the same name."""
-    return {**discover(), **{ref: ref for ref in settings.analysis}}
 
 
 def _import_web_stack() -> None:
@@ -93,13 +71,7 @@ def _check_settings(settings: Settings, infos: Sequence[AnalysisInfo]) -> None:
         check_bind(settings.host, settings.trusted_proxy)
     except ValueError as exc:
         faults.append(str(exc))
-    if settings.data_root is not None and not settings.data_root.is_dir():
-        faults.append(f"data_root: there is no folder {settings.data_root}")
-    faults += [
-        f"--analysis {info.source}: {info.unavailable_reason}"
-        for info in infos
-        if info.source in settings.analysis and not info.available
-    ]
+    faults += faults_of(settings, infos)
     names = [info.name for info in infos]
     if settings.default_analysis not in names:
         faults.append(
@@ -120,11 +92,13 @@ def _serve(
     from async_delivery.wiring.listener import Listener
     from async_delivery.wiring.stores import open_for_serving
 
-    store = open_for_serving(settings.store_file, settings.store_url)
+    store = open_for_serving(settings.store_file, settings.store_url, settings.store_connections)
     stack.callback(store.close)
-    rt = Runtime(store, Catalogue(infos), _policy(settings))
+    if store.exclusive:
+        infos = alone(settings, infos)
+    rt = Runtime(store, Catalogue(infos), policy_of(settings))
     stopping = threading.Event()
-    supervisor = None if settings.no_workers else _supervisor(rt, settings)
+    supervisor = None if settings.no_workers else supervisor_of(rt, settings, taken(settings, infos))
     observer = _observer(rt, settings, supervisor, stopping.is_set)
     stack.callback(observer.attach())
     app = create_app(rt, _api_settings(settings), observer, draining=stopping.is_set)
@@ -140,51 +114,17 @@ def _serve(
     return 0
 
 
-def _trace(asked: bool, stack: ExitStack) -> None:
-    from async_delivery.wiring.traces import trace_to_collector
-
-    try:
-        stop = trace_to_collector(asked)
-    except ValueError as exc:
-        raise SettingsError([f"otel: {exc}"]) from exc
-    if stop is not None:
-        stack.callback(stop)
-
-
-def _supervisor(rt: Runtime, settings: Settings) -> Supervisor:
-    from async_delivery.worker.limits import WorkerSettings
-    from async_delivery.worker.supervisor import Supervisor
-
-    return Supervisor(
-        rt,
-        _refs(settings),
-        WorkerSettings(
-            slots=settings.slots,
-            work_root=settings.work_dir or settings.store_file.parent / "work",
-            drain_grace_seconds=settings.drain_grace_seconds,
-            cancel_grace_seconds=settings.cancel_grace_seconds,
-            kill_grace_seconds=settings.kill_grace_seconds,
-            data_root=settings.data_root,
-        ),
-    )
-
-
 def _observer(
     rt: Runtime, settings: Settings, supervisor: Supervisor | None, draining: Callable[[], bool]
 ) -> Observer:
     from async_delivery.api.app import ROUTES
-    from async_delivery.ops.observer import Observer, ObserverSettings
-    from async_delivery.storage.schema import HEAD
+    from async_delivery.ops.observer import Observer
 
-    schedule = settings.cleanup_schedule
-    told = ObserverSettings(
-        version=__version__,
-        retention=RetentionPolicy(settings.results_ttl_seconds, settings.events_ttl_seconds),
-        cleanup_interval_seconds=schedule.longest_gap_seconds(rt.clock.now()),
+    told = observer_settings(
+        rt,
+        settings,
+        cleanup_interval_seconds=settings.cleanup_schedule.longest_gap_seconds(rt.clock.now()),
         max_queued_seconds=settings.ready_max_queued_seconds,
-        min_free_bytes=settings.ready_min_free_bytes,
-        store_folder=settings.store_file.parent,
-        schema_revision=HEAD,
     )
     return Observer(
         rt,
@@ -207,14 +147,14 @@ def _start_workers(
     from async_delivery.wiring.cleanup import cleanup_chore
     from async_delivery.worker.chores import Chores, prune_chore, rescue_chore
 
-    chores = [prune_chore()]
     drain = _nothing
     if supervisor is not None:
         supervisor.start()
         stack.callback(supervisor.close)
         drain = supervisor.drain
-        chores.append(rescue_chore(rt, lambda: [supervisor.worker_id]))
-    sweepers = [Chores(rt, chores)]
+    # Without workers too: somebody must say that the job of a dead one waits again.
+    alive = [supervisor.worker_id] if supervisor else []
+    sweepers = [Chores(rt, [prune_chore(), rescue_chore(rt, lambda: alive)])]
     if not settings.cleanup_schedule.is_off:
         # On a thread of its own: lost jobs must not wait for the end of a long cleanup.
         chore = cleanup_chore(settings, rt.store, stopping.is_set)
@@ -229,25 +169,12 @@ def _nothing() -> None:
     """Without workers there is nothing to drain."""
 
 
-def _policy(settings: Settings) -> Policy:
-    return Policy(
-        lease_seconds=settings.lease_seconds,
-        heartbeat_seconds=settings.heartbeat_seconds,
-        default_analysis=settings.default_analysis,
-        results_ttl_seconds=settings.results_ttl_seconds,
-        max_results_ttl_seconds=settings.max_results_ttl_seconds,
-        max_timeout_seconds=settings.max_timeout_seconds,
-        max_queued_per_tenant=settings.max_queued_per_tenant,
-        max_running_per_tenant=settings.max_running_per_tenant,
-        fault_injection=settings.fault_injection,
-    )
-
-
 def _api_settings(settings: Settings) -> ApiSettings:
     from async_delivery.api.context import ApiSettings
 
     return ApiSettings(
         version=__version__,
+        role="api" if settings.no_workers else "server",
         max_body_bytes=settings.max_body_bytes,
         max_upload_bytes=settings.max_upload_bytes,
         max_wait_seconds=settings.max_wait_seconds,

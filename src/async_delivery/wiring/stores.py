@@ -5,6 +5,7 @@ Imports ``storage`` and the engine's ids and clock; nothing of HTTP or workers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,17 +21,29 @@ from async_delivery.storage.opening import (
     open_store,
     read_store_file,
 )
+from async_delivery.storage.storefile import DEFAULT_URL, check_url
 
 T = TypeVar("T")
 
 
-def open_for_serving(store_file: Path, store_url: str | None) -> Store:
+def is_embedded(store_file: Path, store_url: str | None) -> bool:
+    """True if the store is one that a single process serves, or would be if it were made now. Makes nothing.
+
+    Raises StoreFileError.
+    """
+    if os.path.lexists(store_file):
+        return read_store_file(store_file).is_sqlite
+    return check_url(store_url or DEFAULT_URL).startswith("sqlite:")
+
+
+def open_for_serving(store_file: Path, store_url: str | None, connections: int | None = None) -> Store:
     """The store, made where there is no store file, with its schema up to date.
 
+    connections   the most to have to PostgreSQL; None for the usual number
     Raises StoreFileError, StoreBusyError while another process serves it.
     """
     ensure_store(store_file, store_url, store_id=new_id(), now=SystemClock().now())
-    return open_store(store_file, Mode.SERVE)
+    return open_store(store_file, Mode.SERVE, connections)
 
 
 @contextmanager

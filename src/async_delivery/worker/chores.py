@@ -19,6 +19,8 @@ from async_delivery.engine.runtime import Runtime
 
 _PRUNE_BATCH = 500
 _PRUNE_SECONDS = 3_600.0
+# A job of a worker that was killed waits for the end of its lease and this, at most.
+_RESCUE_SECONDS = 3.0
 # Not longer, because the wall clock may be set meanwhile.
 _LONGEST_WAIT_SECONDS = 60.0
 _OVERDUE_SECONDS = 60.0
@@ -61,8 +63,9 @@ def rescue_chore(rt: Runtime, alive: Callable[[], Sequence[str]]) -> Chore:
     def run_once(rt: Runtime, now: datetime) -> RescueReport:
         return RescueReport(len(rescue.rescue(rt, alive())))
 
-    # A lease that has just ended is found after half a lease at the latest.
-    return Chore("rescue", rt.policy.lease_seconds / 2, run_once)
+    seconds = rt.policy.lease_seconds / 2
+    # Alone, a worker finds at its start what there is to find.
+    return Chore("rescue", seconds if rt.store.exclusive else min(seconds, _RESCUE_SECONDS), run_once)
 
 
 def prune(rt: Runtime, now: datetime) -> PruneReport:
