@@ -10,6 +10,10 @@ from tests.postgres import close_shared_server
 CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--scorecard", metavar="FILE", help="where to write the reliability scorecard as JSON")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Turn a skipped test into a failed one in CI: without its PostgreSQL a run must not look green."""
