@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from async_delivery import telemetry
-from async_delivery.domain.cleanup import Runner
+from async_delivery.domain.cleanup import CleanupPausedError, Runner
 from async_delivery.domain.errors import UnavailableError
+from async_delivery.domain.instant import format_instant
 from async_delivery.domain.retention import ExitCode, RetentionPolicy
 from async_delivery.domain.signal import (
     CLEANUP_EXIT_CODE,
@@ -238,6 +239,57 @@ def test_a_paused_cleanup_is_told_and_does_not_make_the_process_unready(
     pause = observer.pause()
     assert pause is not None
     assert (pause.why, pause.by) == ("looking into it", "kim")
+
+
+def cleanup_hint(observer: Observer) -> str:
+    (found,) = [signal for signal in observer.signals() if signal.spec.name == CLEANUP_EXIT_CODE.name]
+    assert (found.level, found.spec.critical) == (Level.CRITICAL, 0.0)
+    return found.spec.hint
+
+
+def test_a_cleanup_refused_by_a_pause_says_who_paused_and_that_nothing_broke(
+    observer: Observer, rt: Runtime, clock: FakeClock
+) -> None:
+    cleanups.pause(rt.store, "INC-7", "kim", rt.clock.now())
+    with pytest.raises(CleanupPausedError):
+        swept(rt)
+    while_paused = cleanup_hint(observer)
+    cleanups.resume(rt.store)
+    afterwards = cleanup_hint(observer)
+    swept(rt)
+
+    since = format_instant(rt.clock.now())
+    assert while_paused.startswith(f"Nothing broke: cleanups are paused since {since} by kim (INC-7);")
+    assert "async-delivery cleanup resume" in while_paused
+    assert "by kim (INC-7). It is lifted" in afterwards
+    assert level(observer, CLEANUP_EXIT_CODE) is Level.OK
+
+
+def test_a_cleanup_that_failed_before_the_pause_keeps_its_own_hint(observer: Observer, rt: Runtime) -> None:
+    now = rt.clock.now()
+    cleanups.remember_refusal(rt.store, Runner.SCRIPT, ExitCode.REFUSED, "a bad TTL", now, now)
+    before = cleanup_hint(observer)
+    cleanups.pause(rt.store, "INC-7", "kim", now)
+
+    assert before == CLEANUP_EXIT_CODE.hint
+    assert cleanup_hint(observer).startswith("Cleanups are paused since")
+    assert "Nothing broke" not in cleanup_hint(observer)
+
+
+def test_what_an_operator_does_is_seen_at_once_though_looks_are_kept(
+    observer: Observer, rt: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stock, "FRESH_SECONDS", 3600.0)
+    assert observer.pause() is None
+
+    cleanups.pause(rt.store, "INC-7", "kim", rt.clock.now())
+    paused = observer.pause()
+    cleanups.resume(rt.store)
+    swept(rt)
+
+    assert paused is not None
+    assert observer.pause() is None
+    assert level(observer, CLEANUP_EXIT_CODE) is Level.OK
 
 
 def series(observer: Observer) -> dict[str, float]:

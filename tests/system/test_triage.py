@@ -158,8 +158,9 @@ def test_a_pause_is_retention_and_so_is_the_run_it_refused_until_one_succeeds(ow
     assert paused["next_step"]["command"] == "async-delivery cleanup resume"
     assert "paused" in live.failed["retention_live"]
     assert resumed["error_class"] == "retention"
-    assert [each["fault"] for each in resumed["findings"]][:2] == ["cleanup_failed", "artefact_bad"]
-    assert "ended with exit code 3" in resumed["findings"][0]["text"]
+    assert [each["fault"] for each in resumed["findings"]][:2] == ["cleanup_refused", "artefact_bad"]
+    assert f"({why}) and that is lifted" in resumed["findings"][0]["text"]
+    assert resumed["next_step"]["command"] == "async-delivery cleanup"
 
 
 def test_a_result_that_expired_is_told_from_one_that_never_was(own: Desk) -> None:

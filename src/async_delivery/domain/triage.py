@@ -40,6 +40,7 @@ class Fault(StrEnum):
     NOT_READY = "not_ready"
     QUEUE_STUCK = "queue_stuck"
     CLEANUP_FAILED = "cleanup_failed"
+    CLEANUP_REFUSED = "cleanup_refused"
     ARTEFACT_BAD = "artefact_bad"
     ROWS_WITHOUT_TIMESTAMP = "rows_without_timestamp"
     WAL_LARGE = "wal_large"

@@ -95,10 +95,17 @@ def remember_refusal(
         events_ttl_seconds=policy.events_ttl_seconds if policy else None,
         report={"errors": [why]},
     )
+
+    def record(tx: Transaction) -> None:
+        # Whoever looks at exit code 3 later must see that a person wanted it so, also when the pause is over.
+        pause = tx.cleanup_pause() if exit_code is ExitCode.BUSY else None
+        told = {**run.report, "paused": pause.to_json()} if pause else run.report
+        tx.record_cleanup(replace(run, report=told))
+
     if not store.is_served():
         return False
     try:
-        store.write(lambda tx: tx.record_cleanup(run))
+        store.write(record)
     except AsyncDeliveryError:
         # Who started the run hears why it was refused; there is nobody else to tell.
         return False

@@ -5,7 +5,8 @@ Levels and thresholds are decided in ``domain.signal``; here is only where each 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from async_delivery.domain import signal
@@ -43,11 +44,39 @@ def _of_store(look: Look | None, now: datetime) -> Sequence[Signal]:
             )
         ]
     return [
-        _judged(signal.CLEANUP_EXIT_CODE, float(look.runs[0].exit_code) if look.runs else None, now),
+        _cleanup_exit_code(look, now),
         judge_deletes(signal.RESULTS_DELETE_COUNT, look.points(Section.RESULTS), look.at),
         judge_deletes(signal.EVENTS_DELETE_COUNT, look.points(Section.EVENTS), look.at),
         _judged(signal.WITHOUT_IN_APP, float(look.stock.terminal_without_in_app), look.at),
     ]
+
+
+def _cleanup_exit_code(look: Look, now: datetime) -> Signal:
+    """Critical by any code but 0. The hint says where there is nothing to mend, because a person paused cleanups."""
+    found = _judged(signal.CLEANUP_EXIT_CODE, float(look.runs[0].exit_code) if look.runs else None, now)
+    if found.level is not Level.CRITICAL:
+        return found
+    refused_by = look.runs[0].report.get("paused")
+    pause = look.pause.to_json() if look.pause else None
+    if pause and refused_by:
+        hint = (
+            f"Nothing broke: cleanups are paused {_words(pause)}; one that was due has been refused. When that is"
+            " settled: async-delivery cleanup resume, then async-delivery cleanup."
+        )
+    elif pause:
+        hint = f"Cleanups are paused {_words(pause)}. Look at the last cleanup's words on stderr and at its report."
+    elif isinstance(refused_by, Mapping):
+        hint = (
+            f"Nothing broke: the last cleanup was refused by a pause {_words(refused_by)}. It is lifted, and the next"
+            " cleanup settles this: async-delivery cleanup."
+        )
+    else:
+        return found
+    return replace(found, spec=replace(found.spec, hint=hint))
+
+
+def _words(pause: Mapping[str, str]) -> str:
+    return f"since {pause['paused_at']} by {pause['by']} ({pause['why']})"
 
 
 def _judged(spec: SignalSpec, value: float | None, at: datetime) -> Signal:

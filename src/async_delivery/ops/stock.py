@@ -69,6 +69,8 @@ def _point(run: CleanupRun, section: Section) -> DeletePoint:
 class Looker:
     """Looks at one store on behalf of all observers of a process. Safe to use from any thread.
 
+    What an operator did, a pause or a cleanup, is seen at once; what jobs did, within FRESH_SECONDS.
+
     policy   the TTLs of this server's own cleanups, for the backlog
     folder   of the store, for its free space; None where it is elsewhere
     """
@@ -82,7 +84,7 @@ class Looker:
     def look(self) -> Look | None:
         """The last look if it is fresh, else a new one; None if the store cannot be read now."""
         with self._lock:
-            if monotonic() - self._looked_at >= FRESH_SECONDS:
+            if monotonic() - self._looked_at >= FRESH_SECONDS or self._overtaken():
                 self._found = self._fresh()
                 self._looked_at = monotonic()
             return self._found
@@ -91,6 +93,22 @@ class Looker:
         """Let the next look be a new one."""
         with self._lock:
             self._looked_at = float("-inf")
+
+    def _overtaken(self) -> bool:
+        """Something was done to the cleanups since the last look: two small reads, where a look counts rows."""
+        if self._found is None:
+            return False
+        known = (self._found.pause, [run.run_id for run in self._found.runs[:1]])
+        try:
+            now = self._rt.store.read(
+                lambda reader: (
+                    reader.cleanup_pause(),
+                    [run.run_id for run in reader.cleanup_runs(None, 1)],
+                )
+            )
+        except AsyncDeliveryError:
+            return True
+        return now != known
 
     def _fresh(self) -> Look | None:
         now = self._rt.clock.now()

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from async_delivery.domain.cleanup import CleanupRun, Pause
 from async_delivery.domain.errors import AsyncDeliveryError
 from async_delivery.domain.instant import format_instant
+from async_delivery.domain.retention import ExitCode
 from async_delivery.domain.signal import WITHOUT_IN_APP
 from async_delivery.domain.triage import ErrorClass, Fault
 from async_delivery.ops.triage.notes import Notes
@@ -188,18 +189,32 @@ def _cleanups(seen: _Seen, notes: Notes) -> None:
         notes.paused(format_instant(pause.paused_at), pause.by, pause.why)
         notes.happened(pause.paused_at, f"cleanup paused by {pause.by}: {pause.why}")
     last = seen.runs[0] if seen.runs else None
-    # Refused because of the pause is not another fault.
-    if last is not None and last.exit_code and not (pause and last.exit_code == 3):
-        said = last.report.get("errors") or []
-        why = f": {'; '.join(map(str, said))}" if said else ""
+    if last is None or not last.exit_code:
+        return
+    refused_by = last.report.get("paused")
+    if pause and last.exit_code == ExitCode.BUSY:
+        # Refused because of the pause is not another fault.
+        return
+    if refused_by:
         notes.found(
-            Fault.CLEANUP_FAILED,
+            Fault.CLEANUP_REFUSED,
             ErrorClass.RETENTION,
-            f"the last cleanup, by {last.runner} at {format_instant(last.finished_at)}, ended with exit code"
-            f" {last.exit_code}{why}",
-            "mend what it names, then count what a run would do now",
-            "async-delivery cleanup --dry-run",
+            f"the last cleanup, by {last.runner} at {format_instant(last.finished_at)}, was refused by a pause that"
+            f" {refused_by['by']} had put on ({refused_by['why']}) and that is lifted",
+            "run it now, or wait for the next one",
+            "async-delivery cleanup",
         )
+        return
+    said = last.report.get("errors") or []
+    why = f": {'; '.join(map(str, said))}" if said else ""
+    notes.found(
+        Fault.CLEANUP_FAILED,
+        ErrorClass.RETENTION,
+        f"the last cleanup, by {last.runner} at {format_instant(last.finished_at)}, ended with exit code"
+        f" {last.exit_code}{why}",
+        "mend what it names, then count what a run would do now",
+        "async-delivery cleanup --dry-run",
+    )
 
 
 def _verify(look: Look, store_file: Path, notes: Notes) -> None:
