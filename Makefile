@@ -45,8 +45,10 @@ demo: $(STAMP) ## Run one real analysis from submit to cleanup, and end
 serve: $(STAMP) ## Serve on http://127.0.0.1:8080 until stopped
 	@$(BIN)/async-delivery serve $(ARGS)
 
+# Most of a test's time is waiting for processes, so one more at a time than there are cores.
+WORKERS ?= $(shell echo $$(( $$(nproc 2>/dev/null || echo 2) + 1 )))
 test: $(STAMP) ## Run the tests, e.g. make test ARGS="tests/domain -x"
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 # Only the long tests need Ray, which is as large as all the rest.
 $(RAY_STAMP): $(STAMP) requirements/ray.txt

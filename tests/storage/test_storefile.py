@@ -195,7 +195,6 @@ REFUSED: dict[str, tuple[str, str]] = {
     "a plain path": (_with(database="store.v1.sqlite3"), "not known"),
     "no file": (_with(database="sqlite:"), "names no file"),
     "memory": (_with(database="sqlite::memory:"), "names no file"),
-    "postgresql": (_with(database="postgresql://db/jobs"), "SQLite only"),
     "a password": (_with(database="postgresql://me:secret@db/jobs"), "PGPASSFILE"),
     "a password behind": (_with(database="postgresql://db/jobs?password=secret"), "PGPASSFILE"),
     "older form 1": (_document(1), "older form.*store convert"),
