@@ -215,3 +215,21 @@ def test_the_reader_knows_what_the_server_writes() -> None:
 
     assert json.loads(line)["event"] == "http.answered"
     assert measure_log([line]).error_share == 1.0
+
+
+@pytest.mark.parametrize("ts", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
+def test_an_instant_that_no_calendar_has_is_a_broken_line(ts: str) -> None:
+    odd = request().replace(format_instant(NOON).encode(), ts.encode())
+
+    figures = measure_log([request(1, 500), odd])
+
+    assert (figures.broken, figures.answers_5m, figures.error_share) == (1, 1, 1.0)
+
+
+def test_lines_from_the_future_are_broken_and_move_no_window() -> None:
+    figures = measure_log(
+        [request(10, 500), request(-7200), request(-60)], not_after=NOON + timedelta(minutes=5)
+    )
+
+    assert (figures.broken, figures.answers_5m, figures.errors_5m) == (1, 2, 1)
+    assert figures.ended_at == NOON + timedelta(minutes=1)

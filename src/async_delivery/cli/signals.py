@@ -5,7 +5,7 @@ Its exit codes are the levels (0 ok, 1 warning, 2 critical, 3 unknown), so that 
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,6 +26,9 @@ from async_delivery.domain.signal import (
 
 if TYPE_CHECKING:
     from async_delivery.ops.accesslog import LogFigures
+
+# The log may be from another machine.
+_CLOCKS_DIFFER = timedelta(hours=1)
 
 
 @click.command()
@@ -87,9 +90,11 @@ def _of_log(path: str, now: datetime | None, as_json: bool) -> int:
     from async_delivery.ops.accesslog import measure_log, read_log
 
     try:
-        figures = measure_log(read_log(path), now)
+        figures = measure_log(read_log(path), now, not_after=datetime.now(UTC) + _CLOCKS_DIFFER)
     except OSError as exc:
-        raise click.UsageError(f"--access-log: cannot read {path}: {exc.strerror or exc}") from exc
+        # Not wrong usage, whose exit code is that of a critical signal: a monitor knows nothing of the service then.
+        say(f"async-delivery signals: --access-log: cannot read {path}: {exc.strerror or exc}")
+        return SignalExit.UNKNOWN
     found = [signal.to_json() for signal in _judged(figures)]
     log = {
         "requests": figures.requests,
@@ -99,6 +104,9 @@ def _of_log(path: str, now: datetime | None, as_json: bool) -> int:
         "ended_at": format_instant(figures.ended_at) if figures.ended_at else None,
     }
     note = None if figures.requests else f"{path} has no line about a request in the server's JSON form"
+    if figures.broken:
+        broken = f"{figures.broken} lines of {path} are broken, or later than the clock of this machine"
+        note = f"{note}; {broken}" if note else broken
     return _show(found, {"signals": found, "log": log}, as_json, note)
 
 

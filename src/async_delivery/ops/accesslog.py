@@ -65,13 +65,18 @@ class LogFigures:
     broken: int
 
 
-def measure_log(lines: Iterable[bytes], now: datetime | None = None) -> LogFigures:
+def measure_log(
+    lines: Iterable[bytes], now: datetime | None = None, *, not_after: datetime | None = None
+) -> LogFigures:
     """Both figures over windows that end at ``now`` (aware), or at the latest line of the log where None.
 
     Windows are exact to the second. Later lines than ``now`` are not counted.
+
+    not_after   lines from after it are of a clock that went wrong: they count as broken. One of them would
+                otherwise end the windows where no other answer is, and what is critical would be ok
     """
     seen: Counter[str] = Counter()
-    windows = _Windows(now.timestamp() if now else None)
+    windows = _Windows(now.timestamp() if now else None, not_after.timestamp() if not_after else math.inf)
     for line in lines:
         seen[_take(line, windows)] += 1
     short, long = windows.look(SHORT_SECONDS), windows.look(LONG_SECONDS)
@@ -122,11 +127,13 @@ def _take(line: bytes, windows: _Windows) -> str:
         return "foreign" if line.strip() else "blank"
     try:
         at = parse_instant(record["ts"]).timestamp()
+        if at > windows.not_after:
+            raise ValueError("from the future")
         request = record["event"] == REQUEST
         route, status, ms = (record["route"], record["status"], record["ms"]) if request else ("", 0, 0)
         if type(status) is not int or type(ms) not in {int, float} or ms < 0:
             raise ValueError("not an answer")
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return "broken"
     windows.reach(at)
     if route == PERMALINK_ROUTE:
@@ -180,8 +187,9 @@ class _Step:
 class _Windows:
     """The last LONG_SECONDS before ``end``, by second. Lines may come a little out of order."""
 
-    def __init__(self, end: float | None) -> None:
+    def __init__(self, end: float | None, not_after: float) -> None:
         self.end = end
+        self.not_after = not_after
         self._fixed = end is not None
         self._steps: dict[int, _Step] = {}
 
