@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import httpx2
 import pytest
 
 from async_delivery.domain.errors import StoreFileError
@@ -25,6 +26,7 @@ from async_delivery.domain.smoke import (
 )
 from async_delivery.ops.artefacts import read_artefact, read_artefacts, write_json, write_new
 from async_delivery.ops.checks import Check, CheckFailed, Checklist, CheckSkipped, junit
+from async_delivery.ops.probe import segment
 from tests.docs.pages import read, section
 from tests.domain.support import NOON
 
@@ -257,3 +259,13 @@ def test_artefacts_are_read_as_they_are_found_oldest_first(tmp_path: Path) -> No
     assert read_artefacts(tmp_path / "nowhere", "*") == []
     with pytest.raises(FileNotFoundError):
         read_artefact(tmp_path / "gone.json")
+
+
+@pytest.mark.parametrize("odd", [".", "..", "a/b", "", "%2e%2e", "a?b#c"])
+def test_an_id_is_one_segment_of_the_path_whatever_it_holds(odd: str) -> None:
+    path = f"/analyze/jobs/{segment(odd)}"
+
+    asked = httpx2.URL(f"http://127.0.0.1:1{path}").raw_path.decode()
+
+    assert asked == path
+    assert asked.count("/") == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -117,6 +118,7 @@ def _run(profile: Profile, given: dict[str, Any], *, needs_store: bool, **more: 
     try:
         # Before anything is done: a run that cannot be told of afterwards is none.
         check_writable(settings.artifacts_dir)
+        _check_junit(given["junit_file"])
         report = run_smoke(
             profile,
             settings,
@@ -129,7 +131,19 @@ def _run(profile: Profile, given: dict[str, Any], *, needs_store: bool, **more: 
         )
     except OSError as exc:
         raise Failed(f"cannot write an artefact to {settings.artifacts_dir}: {exc.strerror or exc}") from exc
-    return _told(profile, report, given["junit_file"], as_json=given["as_json"])
+    return _told(profile, report, given)
+
+
+def _check_junit(path: Path | None) -> None:
+    """Make the folder, and see that the file can be written. Raises Failed."""
+    if path is None:
+        return
+    from async_delivery.ops.artefacts import check_writable
+
+    try:
+        check_writable(path.parent)
+    except OSError as exc:
+        raise Failed(f"--junit: cannot write {path}: {exc.strerror or exc}") from exc
 
 
 class _Table:
@@ -151,8 +165,8 @@ class _Table:
         )
 
 
-def _told(profile: Profile, report: SmokeReport, junit_file: Path | None, *, as_json: bool) -> int:
-    if as_json:
+def _told(profile: Profile, report: SmokeReport, given: dict[str, Any]) -> int:
+    if given["as_json"]:
         emit_json({**report.document, "artefact": str(report.path)})
         for check in report.checks:
             if check.ok is False:
@@ -162,14 +176,24 @@ def _told(profile: Profile, report: SmokeReport, junit_file: Path | None, *, as_
     numbers = ", ".join(f"{count} {how}" for how, count in counts.items() if count)
     say(f"smoke {profile}: {'green' if report.ok else 'RED'}, {numbers}; artefact {report.path}")
     if failed:
-        say("next: async-delivery triage")
+        say(f"next: {_triage(given)}")
+    junit_file = given["junit_file"]
     if junit_file is not None:
         from async_delivery.ops.checks import junit
 
         document = junit(f"async_delivery.smoke.{profile}", report.checks, report.document["started_at"])
-        try:
-            junit_file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
-            raise Failed(f"cannot write {junit_file}: {exc.strerror}") from exc
         write_file(junit_file, document)
     return 0 if report.ok else 1
+
+
+def _triage(given: dict[str, Any]) -> str:
+    """The command that looks where this one looked."""
+    from async_delivery.ops.probe import shown_url
+
+    words = ["async-delivery", "triage"]
+    for name in ("config_file", "base_url", "org", "store_file", "artifacts_dir"):
+        if given[name]:
+            flag = name.removesuffix("_file") if name == "config_file" else name
+            shown = shown_url(given[name]) if name == "base_url" else given[name]
+            words += [f"--{flag.replace('_', '-')}", shlex.quote(str(shown))]
+    return " ".join(words)

@@ -76,11 +76,19 @@ def triage(
         store_expected=store_file is not None or settings.store_file != DEFAULTS.store_file,
         **asked,
     )
-    files = _write(report, incident, folder, update=update) if incident and folder else []
+    files: list[Path] = []
+    unwritten: Failed | None = None
+    try:
+        files = _write(report, incident, folder, update=update) if incident and folder else []
+    except Failed as exc:
+        # What was found is told all the same: a full disk may be the incident.
+        unwritten = exc
     if as_json:
         emit_json({**report.to_json(), "incident": [str(file) for file in files] or None})
     else:
         _print(report, files)
+    if unwritten is not None:
+        raise unwritten
     return 1 if report.findings else 0
 
 
@@ -97,6 +105,8 @@ def _folder(settings: Settings, incident: str | None, *, update: bool) -> Path |
     folder = incident_folder(settings.artifacts_dir, incident)
     if os.path.lexists(folder) and not update:
         raise click.UsageError(f"--incident: {folder} is there already; bring it up to date with --update")
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise click.UsageError(f"--incident: {folder} is no folder; give another name, or move it away")
     return folder
 
 

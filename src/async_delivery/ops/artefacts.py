@@ -112,7 +112,7 @@ def read_artefact(path: Path) -> Artefact:
     if len(data) > _LARGEST_BYTES:
         return Artefact(path, at, None, "is too large for an artefact")
     try:
-        body = json.loads(data)
+        body = json.loads(data, parse_constant=_no_number)
     except (ValueError, RecursionError):
         return Artefact(path, at, None, "is empty" if not data.strip() else "is damaged: it is not JSON")
     if not isinstance(body, dict):
@@ -120,3 +120,8 @@ def read_artefact(path: Path) -> Artefact:
     with contextlib.suppress(KeyError, TypeError, ValueError):
         at = parse_instant(body["finished_at"])
     return Artefact(path, at, body)
+
+
+def _no_number(text: str) -> float:
+    """NaN and infinities are Python's, not JSON's; passed on, they would break the reports that quote them."""
+    raise ValueError(f"{text} is not JSON")

@@ -122,8 +122,8 @@ def not_ready(answer: Answer) -> list[str]:
 
 
 def segment(text: str) -> str:
-    """One segment of a path: an id that came from a person may hold anything."""
-    return quote(text, safe="")
+    """One segment of a path: an id that came from a person may hold anything, and ``..`` must not lead away."""
+    return quote(text, safe="").replace(".", "%2E") if set(text) == {"."} else quote(text, safe="")
 
 
 def shown_url(url: str) -> str:

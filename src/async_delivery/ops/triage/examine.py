@@ -27,6 +27,11 @@ from async_delivery.ops.triage.notes import Notes
 from async_delivery.ops.triage.server import ask_server
 from async_delivery.ops.triage.store import Look, look_at_store
 from async_delivery.ops.triage.tenant import check_headers
+from async_delivery.settings import DEFAULTS
+
+_ON_A_SERVER = frozenset({"jobs", "signals", "smoke", "triage"})
+_ON_A_STORE = frozenset({"cleanup", "serve", "smoke", "store", "triage"})
+_USUAL_URL = f"http://{DEFAULTS.host}:{DEFAULTS.port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,11 +133,27 @@ def examine(case: Case) -> TriageReport:
 
 
 def _located(findings: Iterable[Finding], case: Case) -> Iterable[Finding]:
-    """An unreachable server has a store that says more: start it there, if the store is here."""
+    """Each command as it can be typed here: for the server and the store that were looked at."""
     for finding in findings:
+        step = finding.next_step
         if finding.fault is Fault.SERVER_UNREACHABLE and case.store_file.exists():
-            command = f"async-delivery serve --store-file {shlex.quote(str(case.store_file))}"
+            # An unreachable server has a store that says more: start it there, if the store is here.
             text = "if its process is gone, read the end of its log and start it again; otherwise correct --base-url"
-            yield Finding(finding.fault, finding.error_class, finding.text, NextStep(text, command))
-        else:
-            yield finding
+            step = NextStep(text, "async-delivery serve")
+        if step.command is not None:
+            step = NextStep(step.text, _typed(step.command, case))
+        yield Finding(finding.fault, finding.error_class, finding.text, step)
+
+
+def _typed(command: str, case: Case) -> str:
+    """``command`` with the options that are not what it would take by itself."""
+    words = command.split()
+    verb = words[1] if words[0] == "async-delivery" and len(words) > 1 else ""
+    options = []
+    if verb in _ON_A_SERVER and case.base_url.rstrip("/") != _USUAL_URL:
+        options.append(("--base-url", shown_url(case.base_url)))
+    if verb in _ON_A_STORE and case.store_file != DEFAULTS.store_file:
+        options.append(("--store-file", str(case.store_file)))
+    return " ".join(
+        [command, *(f"{flag} {shlex.quote(value)}" for flag, value in options if flag not in words)]
+    )
