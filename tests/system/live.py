@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
@@ -44,6 +44,8 @@ class Answer:
 class LiveServer:
     """``async-delivery serve`` on a scratch store. ``folder`` outlives restarts."""
 
+    command = "serve"
+
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder, self.options = folder, options
         self.store_file = folder / "runtime/async_jobs/store.v1.json"
@@ -52,15 +54,24 @@ class LiveServer:
             self.port: int = probe.getsockname()[1]
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> LiveServer:
+    def start(self) -> Self:
+        """Start it, and wait until it answers."""
+        self.launch()
+        return self.ready()
+
+    def launch(self) -> None:
+        """Start it, without waiting."""
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [COMMAND, "serve", "--port", str(self.port), *self.options],
+                [COMMAND, self.command, "--port", str(self.port), *self.options],
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+
+    def ready(self) -> Self:
+        """Wait until it answers."""
         eventually(self.answers, "the server does not answer: " + self.log()[-2000:])
         return self
 
