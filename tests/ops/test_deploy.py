@@ -17,6 +17,7 @@ from cronsim import CronSim
 from async_delivery.domain.retention import ExitCode
 from async_delivery.settings import BY_NAME, Settings
 from tests.docs.pages import ROOT
+from tests.ops import manifests
 from tests.system.live import DEADLINE_SECONDS, LiveServer, eventually
 
 SYSTEMD = sorted((ROOT / "deploy/systemd").iterdir())
@@ -25,11 +26,8 @@ INSTALLED = "/opt/async-delivery"
 
 
 def unit(name: str) -> configparser.ConfigParser:
-    """A unit file; a key that stands twice, or a line that is none, is an error."""
-    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",), comment_prefixes=("#",))
-    parser.optionxform = str  # type: ignore[assignment,method-assign]  # keys keep their capitals
-    parser.read_string((ROOT / "deploy/systemd" / name).read_text())
-    return parser
+    """A unit file of deploy/systemd."""
+    return manifests.unit(ROOT / "deploy/systemd" / name)
 
 
 def here(text: str) -> str:
