@@ -120,13 +120,13 @@ def _image(ask: Any, schema: str) -> Image:
 
     image = Image()
     for *columns, labels in rows(_JOBS):
-        job = JobRow(*columns, _json(labels).get("op"))
+        job = JobRow(*[*columns, _json(labels).get("op")])
         image.jobs[job.job_id] = job
     for *columns, payload in rows(_EVENTS):
-        image.events.append(EventRow(*columns, _json(payload).get("attempt")))
+        image.events.append(EventRow(*[*columns, _json(payload).get("attempt")]))
     for *columns, data, deleted_at in rows(_RESULTS):
         digest = None if data is None else hashlib.sha256(data).hexdigest()
-        image.results.append(ResultRow(*columns, digest, deleted_at is not None))
+        image.results.append(ResultRow(*[*columns, digest, deleted_at is not None]))
     image.attempts = [AttemptRow(*row) for row in rows(_ATTEMPTS)]
     image.notifications = [NotificationRow(*row) for row in rows(_NOTIFICATIONS)]
     return image
