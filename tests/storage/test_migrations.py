@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
@@ -223,3 +225,19 @@ def test_a_creation_killed_at_any_moment_can_be_repeated(tmp_path: Path) -> None
     store = open_store(path, Mode.SERVE)
     assert store.read(lambda reader: reader.violations(5)) == []
     store.close()
+
+
+def test_what_a_killed_creation_left_behind_is_gone_once_the_store_is_served(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    alive = tmp_path / f".store.v1.json.{os.getppid()}.new"
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        (tmp_path / f".store.v1.sqlite3.{gone.pid}.new{suffix}").touch()
+    own = tmp_path / f".store.v1.json.{os.getpid()}.new"
+    for path in (alive, own, tmp_path / f".store.v1.json.{gone.pid}.new", tmp_path / ".mine.1.new"):
+        path.touch()
+
+    sqlite_store(tmp_path).close()
+
+    left = {entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")}
+    assert left == {alive.name, ".mine.1.new"}

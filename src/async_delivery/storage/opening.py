@@ -32,6 +32,7 @@ from async_delivery.storage.storefile import (
     sync_folder,
     write_store_file,
 )
+from async_delivery.storage.unfinished import sweep_unfinished
 
 __all__ = ["Mode", "StoreFile", "create_store", "ensure_store", "open_store", "read_store_file"]
 
@@ -68,6 +69,8 @@ def _create_sqlite(path: Path, database: str, facts: dict[str, str]) -> str:
     _refuse_one_for_both(path, target)
     _make_folder(path, path)
     _make_folder(path, target)
+    for unfinished in (path, target):
+        sweep_unfinished(unfinished)
     if not os.path.lexists(target):
         _build_database(target, facts)
     _require_file(path, target)
@@ -112,7 +115,6 @@ def _build_database(target: Path, facts: dict[str, str]) -> None:
     from async_delivery.storage.migrate import migrate_sqlite  # noqa: PLC0415  Alembic is slow to import
 
     temporary = target.with_name(f".{target.name}.{os.getpid()}.new")
-    temporary.unlink(missing_ok=True)
     try:
         connection = connect(temporary, "rwc")
         try:
@@ -165,6 +167,8 @@ def _open_sqlite(path: Path, file: StoreFile, mode: Mode) -> Store:
     try:
         if mode is Mode.SERVE:
             lock.take_server(database)
+            for unfinished in (path, database):
+                sweep_unfinished(unfinished)
             if facts.revision != HEAD:
                 _migrate(database, lock)
         else:
