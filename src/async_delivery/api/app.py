@@ -24,7 +24,6 @@ from async_delivery.api import (
     plain,
     results,
     schemas,
-    submit,
 )
 from async_delivery.api.context import Api, ApiSettings, respond
 from async_delivery.api.edge import CLIENT_GONE, Edge
@@ -63,7 +62,7 @@ ROUTES = (
     Route("GET",    "/ops/signals",          ops.signals,              {200: _s.OpsSignals}, open=True),
     Route("GET",    "/analyses",             catalogue.list_analyses,  {200: _s.AnalysisList}),
     Route("GET",    "/analyses/{name}",      catalogue.show_analysis,  {200: _s.AnalysisAnswer}, "not_found"),
-    Route("POST",   "/analyze",              submit.submit,            {200: _s.Permalink, 202: _s.Accepted},
+    Route("POST",   "/analyze",              plain.submit_job,         {200: _s.Permalink, 202: _s.Accepted},
           "conflict payload_too_large idempotency_key_reused job_failed result_expired unavailable"),
     Route("GET",    "/analyze/jobs",         jobs.list_jobs,           {200: _s.JobList}),
     Route("GET",    _JOB,                    plain.job_status,         {200: _s.JobStatusAnswer, 304: None},

@@ -69,13 +69,16 @@ class Edge:
                 refuse_other_sites(call)
                 if self._api.rate is not None:
                     self._api.rate.take(call.org_id)
-            if call.method in ("GET", "HEAD") and (plain := plain_route(path)):
+            if plain := plain_route(call.method, path):
                 route, serve = plain
                 answer = await serve(self._api, call, scope, receive)
-                sent.status = answer.status
-                await send_answer(call, answer, send)
-                if call.method != "HEAD":
-                    sent.bytes = sum(map(len, answer.body))
+                if call.unread:
+                    await send_answer(call, answer, sent.send_raw)
+                else:
+                    sent.status = answer.status
+                    await send_answer(call, answer, send)
+                    if call.method != "HEAD":
+                        sent.bytes = sum(map(len, answer.body))
             else:
                 route = await self._framework(call, scope, receive, sent)
         except ClientGoneError:

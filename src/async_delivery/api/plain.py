@@ -1,4 +1,4 @@
-"""The two routes that are read most, ahead of the framework's machinery: the permalink and a job's status.
+"""The routes that are asked most, ahead of the framework's machinery: submit, a job's status and the permalink.
 
 A request for one of them is recognised by its path and answered by a plain function; in the framework's own table
 they stand as well, so that they are in the same OpenAPI file and behave the same when they are reached that way.
@@ -12,11 +12,12 @@ from collections.abc import Awaitable, Callable
 from fastapi import Request
 from starlette.responses import Response
 
-from async_delivery.api import results, status
+from async_delivery.api import results, status, submit
 from async_delivery.api.context import Api, Here, respond
 from async_delivery.api.errors import Answer, ClientGoneError
 from async_delivery.api.request import Call, Receive, Scope, Send
 
+SUBMIT = "/analyze"
 JOBS = "/analyze/jobs/"
 RESULTS = "/analyze/results/"
 
@@ -28,8 +29,12 @@ _SEND_SECONDS = 60.0
 Plain = Callable[[Api, Call, Scope, Receive], Awaitable[Answer]]
 
 
-def plain_route(path: str) -> tuple[str, Plain] | None:
-    """The route's template and its function for a GET or HEAD of ``path``; None for the framework's routes."""
+def plain_route(method: str, path: str) -> tuple[str, Plain] | None:
+    """The route's template and its function; None for the framework's routes."""
+    if method == "POST":
+        return (SUBMIT, _submit) if path == SUBMIT else None
+    if method not in ("GET", "HEAD"):
+        return None
     if path.startswith(RESULTS):
         if "/" not in path[len(RESULTS) :]:
             return "/analyze/results/{result_id}", _permalink
@@ -44,6 +49,15 @@ async def _permalink(api: Api, call: Call, scope: Scope, receive: Receive) -> An
 
 async def _job_status(api: Api, call: Call, scope: Scope, receive: Receive) -> Answer:
     return await status.job_status(api, call, scope["path"][len(JOBS) :], scope["query_string"], receive)
+
+
+async def _submit(api: Api, call: Call, scope: Scope, receive: Receive) -> Answer:
+    return await submit.submit(api, call, scope["query_string"], receive)
+
+
+async def submit_job(request: Request) -> Response:
+    """An analysis to run. 202 once it is durable, or 200 with its result for those who wait."""
+    return await _through(request, _submit)
 
 
 async def permalink(request: Request, result_id: str) -> Response:

@@ -1,6 +1,8 @@
 """Submitting: from the bytes of ``POST /analyze`` to a durable job, and to its result for a client that waits.
 
 What a request means is judged by the engine; here are the forms it may come in and the ways it may be answered.
+Outside the framework's machinery, like the other routes that are asked most: a plain function from a Call to an
+Answer, put ahead of the framework by ``plain``.
 """
 
 from __future__ import annotations
@@ -10,15 +12,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs
 
-from fastapi import Request
-from starlette.responses import Response
-
-from async_delivery.api.context import Here, respond
+from async_delivery.api.context import Api, json_answer, refuse_unknown
 from async_delivery.api.decode import decode_object
 from async_delivery.api.errors import Answer, Headers, JobFailedError, error_answer
-from async_delivery.api.request import Body, Call
+from async_delivery.api.request import Body, Call, Receive
 from async_delivery.api.results import permalink_answer
 from async_delivery.api.status import job_document, retry_after
 from async_delivery.api.uploads import receive_upload
@@ -60,10 +60,23 @@ class _Wish:
     applied: Headers
 
 
-async def submit(request: Request) -> Response:
-    """``POST /analyze``: 202 once the job is durable, or 200 with its result for those who wait."""
-    here = Here(request)
-    here.api.refuse_while_draining()
+class Here(NamedTuple):
+    """One request of this route."""
+
+    api: Api
+    call: Call
+    receive: Receive
+
+
+async def submit(api: Api, call: Call, query: bytes, receive: Receive) -> Answer:
+    """``POST /analyze``: 202 once the job is durable, or 200 with its result for those who wait.
+
+    Raises what becomes an error's answer.
+    """
+    if query and call.prefer.strict:
+        refuse_unknown(parse_qs(query.decode("latin-1"), keep_blank_values=True), ())
+    api.refuse_while_draining()
+    here = Here(api, call, receive)
     key, faults = _idempotency_key(here.call)
     with _in_flight(here, key):
         try:
@@ -78,7 +91,7 @@ async def submit(request: Request) -> Response:
     wish = _wish(here, document)
     if submitted.replayed:
         wish.applied.append((b"idempotency-replayed", b"true"))
-    return respond(await _answer(here, submitted.job, wish))
+    return await _answer(here, submitted.job, wish)
 
 
 def _idempotency_key(call: Call) -> tuple[str | None, list[FieldIssue]]:
@@ -263,17 +276,20 @@ def _location(job: Job) -> tuple[bytes, bytes]:
 
 
 async def _accepted(here: Here, job: Job, applied: Headers) -> Answer:
-    document = await here.read(lambda: job_document(here.api, job))
+    api, call = here.api, here.call
+    document = await api.read(lambda: job_document(api, job))
     headers: Headers = [_location(job), *applied]
     if not job.status.terminal:
-        headers.append(await here.read(lambda: retry_after(here.api, job)))
-    return here.answer(
+        headers.append(await api.read(lambda: retry_after(api, job)))
+    return json_answer(
+        202,
         {
+            "ok": True,
             "accepted": True,
             "correlation_id": job.correlation_id,
             "job": document,
             "links": document["links"],
+            "request_id": call.request_id,
         },
-        202,
         headers,
     )
