@@ -173,6 +173,12 @@ FACTS: Mapping[str, Told] = {
         "A process for the attempts of an analysis runs.",
     ),
     "child.ended": Told("debug", _given("analysis", "reason", "attempts", "dead"), "Such a process ended."),
+    "store.away": Told(
+        "warning",
+        _given("error"),
+        "The database does not answer, or ended the connection; it is asked again every few seconds.",
+    ),
+    "store.back": Told("info", {"seconds": _seconds}, "It answers again, after so long."),
     "claim.failed": Told(
         "warning",
         _given("error", "count"),

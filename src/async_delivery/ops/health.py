@@ -19,6 +19,8 @@ from async_delivery.engine.runtime import Runtime
 from async_delivery.ops.stock import Look
 
 PROBE_FRESH_SECONDS = 5.0
+# A store that is back should soon be seen to be.
+PROBE_AGAIN_SECONDS = 1.0
 PROBE_TIMEOUT_SECONDS = 5.0
 # Loops turn every second at least, and every attempt's heartbeat within its interval; more means that one hangs.
 MAX_LOOP_AGE_SECONDS = 30.0
@@ -71,7 +73,8 @@ class WriteProbe:
     def fault(self) -> str | None:
         """Why the store takes no writes; None if the last probe went well."""
         with self._lock:
-            if monotonic() - self._probed_at >= PROBE_FRESH_SECONDS:
+            fresh = PROBE_FRESH_SECONDS if self._fault is None else PROBE_AGAIN_SECONDS
+            if monotonic() - self._probed_at >= fresh:
                 self._fault = self._probe()
                 self._probed_at = monotonic()
             return self._fault

@@ -25,6 +25,8 @@ from async_delivery.engine.runtime import Runtime
 from async_delivery.storage.contract import Reader, Section, Stock, StoreFacts
 
 FRESH_SECONDS = 5.0
+# A store that is back should soon be seen to be.
+AGAIN_SECONDS = 1.0
 BACKLOG_AT_MOST = 10_000
 _WITHOUT_IN_APP_AFTER = timedelta(minutes=10)
 _MAX_RUNS = 5_000
@@ -84,7 +86,8 @@ class Looker:
     def look(self) -> Look | None:
         """The last look if it is fresh, else a new one; None if the store cannot be read now."""
         with self._lock:
-            if monotonic() - self._looked_at >= FRESH_SECONDS or self._overtaken():
+            fresh = AGAIN_SECONDS if self._found is None else FRESH_SECONDS
+            if monotonic() - self._looked_at >= fresh or self._overtaken():
                 self._found = self._fresh()
                 self._looked_at = monotonic()
             return self._found

@@ -51,6 +51,8 @@ Listener = Callable[[Signal], Any]
 DEFAULT_CONNECTIONS = 10
 # How long a caller waits for a connection: it should hear of a database that is away rather than hang.
 _WAIT_SECONDS = 3.0
+# The same while it is known to be away: many callers that wait for nothing would keep all threads busy.
+_AWAY_WAIT_SECONDS = 0.3
 # Collisions are settled by chance; so many in a row are no chance any more.
 _MAX_COLLISIONS = 8
 _BEGIN_READ = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -131,7 +133,8 @@ class PostgresStore:
     @contextmanager
     def _borrowed(self, what: str) -> Iterator[Connection]:
         try:
-            connection = self._pool.getconn()
+            away = self._pulse is not None and self._pulse.away
+            connection = self._pool.getconn(_AWAY_WAIT_SECONDS if away else _WAIT_SECONDS)
         except psycopg.Error as exc:
             raise unavailable(exc, what) from exc
         connection.prepare_threshold = self._prepare_threshold

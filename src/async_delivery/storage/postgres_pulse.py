@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import psycopg
 
+from async_delivery import telemetry
 from async_delivery.domain.job import JobId, JobStatus
 from async_delivery.domain.tenant import OrgId
 from async_delivery.storage import postgres_info
@@ -57,6 +58,9 @@ class Pulse:
         take_facts   is told what the server says of itself, every 10 s
         """
         self._connect, self._clock, self._hear, self._take_facts = connect, clock, hear, take_facts
+        # True from the loss of the listening connection until there is one again.
+        self.away = False
+        self._away_since = 0.0
         self._origin = os.urandom(8).hex()  # noqa: TID251  tells our own hints from others'
         self._closed = threading.Event()
         self._wake_receiver, self._wake_sender = os.pipe()
@@ -94,15 +98,29 @@ class Pulse:
     def _listen(self) -> None:
         delay = _FIRST_DELAY_SECONDS
         while not self._closed.is_set():
-            with suppress(psycopg.Error), self._connected() as connection:
-                connection.execute(_LISTEN)
-                delay = _FIRST_DELAY_SECONDS
-                while not self._closed.is_set():
-                    self._clock.measure(connection)
-                    self._take_facts(postgres_info.ask(connection))
-                    self._hear_for_a_while(connection)
+            try:
+                with self._connected() as connection:
+                    connection.execute(_LISTEN)
+                    delay = _FIRST_DELAY_SECONDS
+                    self._is_back()
+                    while not self._closed.is_set():
+                        self._clock.measure(connection)
+                        self._take_facts(postgres_info.ask(connection))
+                        self._hear_for_a_while(connection)
+            except psycopg.Error as exc:
+                self._is_away(exc)
             self._closed.wait(delay)
             delay = min(2 * delay, _LAST_DELAY_SECONDS)
+
+    def _is_away(self, exc: psycopg.Error) -> None:
+        if not self.away and not self._closed.is_set():
+            self.away, self._away_since = True, self._clock.seconds()
+            telemetry.emit("store.away", error=(str(exc).strip().splitlines() or [type(exc).__name__])[0])
+
+    def _is_back(self) -> None:
+        if self.away:
+            self.away = False
+            telemetry.emit("store.back", seconds=self._clock.seconds() - self._away_since)
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:

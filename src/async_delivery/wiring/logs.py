@@ -51,6 +51,8 @@ def _take_over_logging(log: Log, level: str, stack: ExitStack) -> None:
     # A client's own line has the whole address, and with it whatever stands in its query.
     for name in ("httpcore2", "httpx2"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # A line for each try to connect; what it means is told once, as store.away.
+    logging.getLogger("psycopg.pool").setLevel(logging.DEBUG if level == "debug" else logging.ERROR)
     # Libraries' own news are not this service's.
     for name in ("alembic", "asyncio", "opentelemetry", "urllib3"):
         logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
