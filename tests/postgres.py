@@ -1,8 +1,10 @@
-"""A real PostgreSQL for tests: one server for the whole run, one database for each test.
+"""A real PostgreSQL for tests: one server for the whole run, one database at a time for each test.
 
 The server comes from a wheel, so that a test run needs nothing installed; the environment variable DATABASE_URL
 names another one to use instead, by a role that may create databases. Databases are made from a template that has
-the tables already.
+the tables already. Making one costs a tenth of a second and more, so a test that only wants a store borrows one:
+it is emptied afterwards and lent again if nothing else about it has changed. Syncing costs most of the rest and
+proves nothing to a test that pulls no plug: the shared server from the wheel does without, ``own_server`` syncs.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from contextlib import contextmanager
 from functools import cache
 from itertools import count
 from pathlib import Path
+from time import monotonic, sleep
 
 import psycopg
 import psycopg.conninfo
@@ -23,10 +26,29 @@ import pytest
 
 from async_delivery.storage.contract import Store
 from async_delivery.storage.opening import Mode, StoreFile, create_store, open_store
+from async_delivery.storage.storefile import write_store_file
+from async_delivery.storage.tables import metadata
 from tests.domain.support import NOON
 
 _numbers = count(1)
 _PREFIX = f"ad_test_{os.getpid()}_"
+_STORE_ID = "store-1"
+# Deleting is quicker than truncating until there are some thousand rows.
+_MANY_JOBS = 300
+_CLEANING_SECONDS = 30.0
+# Everything in the schema but the rows: tables with their columns, indexes, constraints and sequences.
+_SHAPE = b"""
+SELECT md5(string_agg(said, E'\\n' ORDER BY said)) FROM (
+    SELECT concat_ws(' ', c.relname, c.relkind, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull)
+           AS said
+    FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE c.relnamespace = to_regnamespace('async_delivery')
+    UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'async_delivery'
+    UNION ALL SELECT conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
+              WHERE connamespace = to_regnamespace('async_delivery')
+    UNION ALL SELECT 'revision ' || version_num FROM async_delivery.alembic_version
+) AS everything
+"""
 
 
 class Server:
@@ -36,6 +58,8 @@ class Server:
         self.url = url
         self._template: str | None = None
         self._made: list[str] = []
+        self._free: list[str] = []
+        self._shape: object = None
 
     def url_of(self, database: str) -> str:
         """The URL of one of its databases, without a password."""
@@ -53,24 +77,64 @@ class Server:
         """The URL of a new database without anything."""
         return self.url_of(self._create())
 
-    def new_store_file(self, folder: Path, *, store_id: str = "store-1") -> StoreFile:
+    def new_store_file(self, folder: Path, *, store_id: str = _STORE_ID) -> StoreFile:
         """A new store in a database of its own, and the store file that names it."""
-        if self._template is None:
-            self._template = self._create()
-            url = self.url_of(self._template)
-            with tempfile.TemporaryDirectory() as scratch:
-                create_store(Path(scratch) / "store.v1.json", url, store_id="template", now=NOON)
-        name = self._create(self._template)
-        url = self.url_of(name)
+        url = self.url_of(self._create(self._with_tables()))
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(
                 b"UPDATE async_delivery.meta SET value = %s WHERE name = 'store_id'", (store_id,)
             )
         return create_store(folder / "store.v1.json", url, store_id=store_id, now=NOON)
 
+    def _with_tables(self) -> str:
+        """The template: a store that nobody has opened."""
+        if self._template is None:
+            name = self._create()
+            url = self.url_of(name)
+            with tempfile.TemporaryDirectory() as scratch:
+                create_store(Path(scratch) / "store.v1.json", url, store_id=_STORE_ID, now=NOON)
+            with psycopg.connect(url) as connection:
+                self._shape = connection.execute(_SHAPE).fetchone()
+            self._template = name
+        return self._template
+
     def store(self, folder: Path) -> Store:
         """A new store, opened for serving."""
         return open_store(self.new_store_file(folder).path, Mode.SERVE)
+
+    @contextmanager
+    def lent_store_file(self, folder: Path) -> Iterator[StoreFile]:
+        """A store without anything in it, until the end of the block, where nobody may use it any more."""
+        template = self._with_tables()
+        name = self._free.pop() if self._free else self._create(template)
+        file = StoreFile(folder / "store.v1.json", _STORE_ID, self.url_of(name), NOON)
+        write_store_file(file)
+        try:
+            yield file
+        finally:
+            if self._is_clean(name):
+                self._free.append(name)
+            else:
+                self.run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+                self._made.remove(name)
+
+    @contextmanager
+    def lent_store(self, folder: Path) -> Iterator[Store]:
+        """The same, opened for serving."""
+        with self.lent_store_file(folder) as file:
+            store = open_store(file.path, Mode.SERVE)
+            try:
+                yield store
+            finally:
+                store.close()
+
+    def _is_clean(self, name: str) -> bool:
+        """Empty the database; False if more than its rows has changed, or somebody still uses it."""
+        try:
+            with psycopg.connect(self.url_of(name), autocommit=True) as connection:
+                return _left_alone(connection) and _emptied(connection) == self._shape
+        except psycopg.Error:
+            return False
 
     def _create(self, template: str | None = None) -> str:
         name = f"{_PREFIX}{next(_numbers)}"
@@ -82,6 +146,34 @@ class Server:
         """Drop what was made."""
         for name in reversed(self._made):
             self.run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def _left_alone(connection: psycopg.Connection[tuple[object, ...]]) -> bool:
+    """True once all others have gone: a session ends a moment after its connection."""
+    ends_at = monotonic() + _CLEANING_SECONDS
+    others = b"SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    while connection.execute(others).fetchone() is not None:
+        if monotonic() > ends_at:
+            return False
+        sleep(0.001)
+    return True
+
+
+def _emptied(connection: psycopg.Connection[tuple[object, ...]]) -> object:
+    """Take every row away but the facts about the store; the shape of what is left."""
+    tables = [f"async_delivery.{table.name}" for table in reversed(metadata.sorted_tables)]
+    tables.remove("async_delivery.meta")
+    with connection.transaction():
+        row = connection.execute(b"SELECT count(*) FROM async_delivery.jobs").fetchone()
+        if row is None or int(str(row[0])) > _MANY_JOBS:
+            connection.execute(f"TRUNCATE {', '.join(tables)} RESTART IDENTITY".encode())
+        else:
+            for table in tables:
+                connection.execute(f"DELETE FROM {table}".encode())
+            connection.execute(b"ALTER SEQUENCE async_delivery.results_result_key_seq RESTART")
+        connection.execute(b"DELETE FROM async_delivery.meta WHERE name NOT IN ('store_id', 'created_at')")
+        connection.execute(b"UPDATE async_delivery.meta SET value = %s WHERE name = 'store_id'", (_STORE_ID,))
+    return connection.execute(_SHAPE).fetchone()
 
 
 class OwnServer(Server):
@@ -129,8 +221,12 @@ class OwnServer(Server):
 @cache
 def shared_server() -> Server:
     """The server of this test run; started when the first test asks for it."""
-    url = os.environ.get("DATABASE_URL")
-    return Server(url) if url else OwnServer()
+    if url := os.environ.get("DATABASE_URL"):
+        return Server(url)
+    server = OwnServer()
+    server.run("ALTER SYSTEM SET fsync = off")
+    server.run("SELECT pg_reload_conf()")
+    return server
 
 
 def close_shared_server() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Delete, Insert, Select, Update
 from sqlalchemy.sql.expression import ClauseElement
 
-from async_delivery.domain.errors import AsyncDeliveryError, UnavailableError
+from async_delivery.domain.errors import UnavailableError
 from async_delivery.storage import checks, counts, retention
 from async_delivery.storage import sqlite as sqlite_store_module
 from async_delivery.storage import statements as sql
@@ -32,6 +32,34 @@ def house(tmp_path: Path) -> Iterator[House]:
     store = sqlite_store(tmp_path)
     yield House(store)
     store.close()
+
+
+def test_functions_of_one_thread_run_in_order(house: House) -> None:
+    order: list[int] = []
+
+    def remembering(number: int) -> Callable[[Transaction], None]:
+        return lambda _: order.append(number)
+
+    futures = [house.store.write_soon(remembering(number)) for number in range(500)]
+    for future in futures:
+        future.result(timeout=30)
+
+    assert order == list(range(500))
+
+
+def test_a_cancelled_future_is_never_run(house: House) -> None:
+    gate = threading.Event()
+    ran: list[int] = []
+    blocker = house.store.write_soon(lambda _: gate.wait(30))
+    future = house.store.write_soon(lambda _: ran.append(1))
+
+    cancelled = future.cancel()
+    gate.set()
+    blocker.result(timeout=30)
+    house.store.write(lambda _: None)
+
+    assert cancelled
+    assert ran == []
 
 
 def every_statement() -> dict[str, ClauseElement]:
@@ -299,8 +327,8 @@ def test_threads_that_end_leave_no_connection_open(house: House) -> None:
 def test_a_lone_surrogate_is_its_callers_error_alone(house: House) -> None:
     job = house.running()
 
-    with pytest.raises((AsyncDeliveryError, UnicodeEncodeError)):
-        house.progress(job, 5, message="\ud800")
+    with pytest.raises(UnicodeEncodeError):
+        house.store.write(lambda tx: tx.put_log(ALPHA, job.job_id, 1, "\ud800"))
 
     assert house.stored(job) == job
     assert house.submit(BETA).org_id == BETA

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from async_delivery.domain.text import storable
+
 MESSAGE_LIMIT = 2000
 
 
@@ -51,11 +53,12 @@ class Failure:
 
 
 def failure(code: str, message: str, *, retryable: bool = False) -> Failure:
-    """A Failure with its message cut to MESSAGE_LIMIT."""
+    """A Failure with its message cut to MESSAGE_LIMIT, as text that every store can keep."""
+    message = storable(message)
     if len(message) > MESSAGE_LIMIT:
         message = message[: MESSAGE_LIMIT - 1] + "…"
     # A plain str also where a FailureCode came in: events carry the code as JSON, which knows no enum.
-    return Failure(str(code), message, retryable)
+    return Failure(storable(str(code)), message, retryable)
 
 
 def is_failure_code(text: str) -> bool:

@@ -33,6 +33,7 @@ from async_delivery.domain.job import (
 from async_delivery.domain.notification import Notification
 from async_delivery.domain.result import NewResult, Result, ResultKind, SealedBody
 from async_delivery.domain.retry import crash_delay_seconds, delay_seconds
+from async_delivery.domain.text import storable
 
 NewId = Callable[[], str]
 
@@ -182,6 +183,7 @@ def _percent(job: Job, percent: float | None) -> float:
 
 def _reported(job: Job, percent: float | None, stage: str | None, message: str | None) -> dict[str, Any]:
     """The fields that a report sets. A message belongs to its stage and goes with it."""
+    stage, message = stage and storable(stage), message and storable(message)
     if message is None and stage in (None, job.stage):
         message = job.message
     return {"progress_percent": _percent(job, percent), "stage": stage or job.stage, "message": message}

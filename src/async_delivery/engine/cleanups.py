@@ -9,13 +9,14 @@ from async_delivery import telemetry
 from async_delivery.domain.cleanup import CleanupRun, Pause, Runner
 from async_delivery.domain.errors import AsyncDeliveryError, UnavailableError
 from async_delivery.domain.retention import ExitCode, RetentionPolicy, RetentionReport
+from async_delivery.domain.text import storable
 from async_delivery.engine.runtime import new_id
 from async_delivery.storage.contract import Store, Transaction
 
 
 def pause(store: Store, why: str, by: str, now: datetime) -> Pause:
     """Let no cleanup of the store begin, and end one that runs after its batch. Raises ValidationError."""
-    wanted = Pause(now, why, by)
+    wanted = Pause(now, storable(why), storable(by))
     store.write(lambda tx: tx.set_cleanup_pause(wanted))
     telemetry.emit("cleanup.paused", why=why, by=by)
     return wanted

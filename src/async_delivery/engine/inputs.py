@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from async_delivery.domain.errors import PayloadTooLargeError
+from async_delivery.domain.errors import PayloadTooLargeError, ValidationError
 from async_delivery.domain.tenant import OrgId
+from async_delivery.domain.text import REFUSAL, is_storable
 from async_delivery.engine.runtime import Runtime
 from async_delivery.storage.contract import InputFile, Reader
 
@@ -19,8 +20,11 @@ def keep_input(
 ) -> InputFile:
     """Store a file in chunks of at most CHUNK_BYTES, each durable; it is entered when it is whole.
 
-    Raises PayloadTooLargeError. What was stored of a file that is not entered is pruned later.
+    Raises PayloadTooLargeError, ValidationError for its name or type. What was stored of a file that is not entered
+    is pruned later.
     """
+    if not is_storable(filename) or not is_storable(media_type or ""):
+        raise ValidationError.of("file", f"its name and type {REFUSAL}")
     input_id, digest, size, now = rt.new_id(), hashlib.sha256(), 0, rt.clock.now()
     for seq, data in enumerate(chunks):
         size += len(data)

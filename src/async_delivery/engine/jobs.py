@@ -20,6 +20,7 @@ from async_delivery.domain.event import Event
 from async_delivery.domain.job import Job, JobId, JobStatus
 from async_delivery.domain.lifecycle import Change
 from async_delivery.domain.tenant import OrgId
+from async_delivery.domain.text import REFUSAL, is_storable, storable
 from async_delivery.engine.quota import QueueQuota
 from async_delivery.engine.runtime import Runtime
 from async_delivery.engine.submission import Accepted, Submission, accept
@@ -144,7 +145,11 @@ def logs(rt: Runtime, org_id: OrgId, job_id: JobId) -> list[tuple[int, str]]:
 
 
 def cancel(rt: Runtime, org_id: OrgId, job_id: JobId, by: str, reason: str | None) -> Job:
-    """Cancel at once what is queued, ask the worker of what runs, leave what has ended. Raises NotFoundError."""
+    """Cancel at once what is queued, ask the worker of what runs, leave what has ended. Raises NotFoundError,
+    ValidationError."""
+    for name, text in (("by", by), ("reason", reason)):
+        if text is not None and not is_storable(text):
+            raise ValidationError.of(name, REFUSAL)
 
     def write(tx: Transaction) -> Change | Job:
         job = tx.lock_job(org_id, job_id)
@@ -193,7 +198,7 @@ def _again(rt: Runtime, old: Job, job_id: JobId) -> Job:
         org_id=old.org_id,
         correlation_id=old.correlation_id,
         analysis=old.analysis,
-        analysis_version=info.version,
+        analysis_version=storable(info.version),
         status=JobStatus.QUEUED,
         priority=old.priority,
         labels=old.labels,

@@ -14,6 +14,7 @@ from async_delivery.domain.job import Fence, Job, JobId, JobRequest
 from async_delivery.domain.lifecycle import Change, RetryRule
 from async_delivery.domain.result import SealedBody
 from async_delivery.domain.tenant import OrgId
+from async_delivery.domain.text import storable
 from async_delivery.engine.runtime import Runtime
 from async_delivery.storage.contract import InputFile, Renewal, Transaction
 
@@ -84,7 +85,7 @@ def _change(
         if change is not None:
             tx.save(change)
         if log:
-            tx.put_log(org_id, job_id, job.attempt, log)
+            tx.put_log(org_id, job_id, job.attempt, storable(log))
         return change
 
     try:
@@ -205,7 +206,8 @@ def lose(rt: Runtime, org_id: OrgId, job_id: JobId, fence: Fence, log: str | Non
 
 def keep_log(rt: Runtime, org_id: OrgId, job_id: JobId, attempt: int, text: str) -> None:
     """Keep what a running attempt has printed so far."""
-    rt.store.write(lambda tx: tx.put_log(org_id, job_id, attempt, text))
+    kept = storable(text)
+    rt.store.write(lambda tx: tx.put_log(org_id, job_id, attempt, kept))
 
 
 def _told(change: Change | None, name: str) -> Job:

@@ -12,6 +12,7 @@ from async_delivery.domain.canonical import canonical_json
 from async_delivery.domain.errors import FieldIssue, NotSerializableError, ValidationError
 from async_delivery.domain.job import Job, JobId, JobRequest, JobStatus, Priority
 from async_delivery.domain.tenant import OrgId
+from async_delivery.domain.text import REFUSAL, is_storable, storable
 from async_delivery.engine.runtime import Runtime
 from async_delivery.storage.contract import InputFile
 
@@ -60,6 +61,10 @@ class _Check:
     def fault(self, name: str, issue: str) -> None:
         self.issues.append(FieldIssue(name, issue))
 
+    def storable(self, name: str, text: str | None) -> None:
+        if text is not None and not is_storable(text):
+            self.fault(name, REFUSAL)
+
     def number(self, name: str, value: Any, low: float, high: float, *, whole: bool = False) -> Any:
         kinds = int if whole else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
@@ -80,6 +85,12 @@ def accept(rt: Runtime, org_id: OrgId, asked: Submission) -> Accepted:
     timeout = _timeout(rt, check, asked.timeout_seconds, info)
     ttl = _ttl(rt, check, asked.results_ttl_seconds)
     params = _params(rt, check, asked.params, info)
+    for name, text in (
+        ("Idempotency-Key", asked.idempotency_key),
+        ("X-Correlation-Id", asked.correlation_id),
+        ("traceparent", asked.traceparent),
+    ):
+        check.storable(name, text)
     if info is not None:
         _input(check, info, asked.input)
     if check.issues or info is None:
@@ -91,7 +102,7 @@ def accept(rt: Runtime, org_id: OrgId, asked: Submission) -> Accepted:
         org_id=org_id,
         correlation_id=asked.correlation_id or job_id,
         analysis=info.name,
-        analysis_version=info.version,
+        analysis_version=storable(info.version),
         status=JobStatus.QUEUED,
         priority=priority,
         labels=labels,
@@ -138,6 +149,7 @@ def _query(check: _Check, value: Any) -> str | None:
     if not isinstance(value, str) or len(value) > MAX_QUERY:
         check.fault("query", f"must be a string of at most {MAX_QUERY} characters")
         return None
+    check.storable("query", value)
     return value
 
 
@@ -154,6 +166,8 @@ def _labels(check: _Check, value: Any) -> Mapping[str, str]:
             check.fault(
                 f"labels.{key[:MAX_LABEL_KEY]}", f"must be a string of at most {MAX_LABEL_VALUE} characters"
             )
+        else:
+            check.storable(f"labels.{storable(key[:MAX_LABEL_KEY])}", text)
     return value
 
 

@@ -46,8 +46,13 @@ class Session:
         self.raw = connection
 
     def execute(self, text: str, parameters: Mapping[str, Any] | None = None, /) -> Cursor:
-        """Run one statement."""
-        return self.raw.execute(text.encode(), parameters, binary=True)
+        """Run one statement. Raises UnicodeError, before anything is sent, for a text that cannot be."""
+        try:
+            return self.raw.execute(text.encode(), parameters, binary=True)
+        except psycopg.DataError as exc:
+            if exc.sqlstate is None:  # the driver's own: U+0000
+                raise UnicodeError(str(exc)) from exc
+            raise
 
 
 class _OnPostgres:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
+from sqlalchemy import Select
 from sqlalchemy.sql.expression import ClauseElement
 
 from async_delivery.domain.cleanup import CleanupRun, Pause
@@ -64,6 +65,12 @@ class Connection(Protocol):
         """Run one statement."""
 
 
+def _require_question(statement: ClauseElement) -> None:
+    """Who asks for a text that no store can keep finds nothing; who writes one hears of it."""
+    if not isinstance(statement, Select):
+        raise  # noqa: PLE0704  called while the driver's error is handled
+
+
 class SqlReader:
     """Questions over one snapshot; see ``contract.Reader``. Lives as long as its transaction."""
 
@@ -94,11 +101,19 @@ class SqlReader:
         raise NotImplementedError
 
     def _one(self, statement: ClauseElement, params: Params) -> Sequence[Any] | None:
-        row: Sequence[Any] | None = self._connection.execute(self._texts[statement], params).fetchone()
+        try:
+            row: Sequence[Any] | None = self._connection.execute(self._texts[statement], params).fetchone()
+        except UnicodeError:
+            _require_question(statement)
+            return None
         return row
 
     def _all(self, statement: ClauseElement, params: Params) -> list[Sequence[Any]]:
-        return self._connection.execute(self._texts[statement], params).fetchall()
+        try:
+            return self._connection.execute(self._texts[statement], params).fetchall()
+        except UnicodeError:
+            _require_question(statement)
+            return []
 
     def find_job(self, org_id: OrgId, job_id: JobId) -> Job | None:
         row = self._one(sql.FIND_JOB, {"the_job_id": job_id, "the_org_id": org_id})
