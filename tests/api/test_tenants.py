@@ -171,5 +171,7 @@ def test_head_is_get_without_the_body_on_every_route(rt: Runtime, web: Web) -> N
 
             assert head.status_code == got.status_code
             assert head.content == b""
+            assert int(got.headers["content-length"]) == len(got.content)
+            if path == "/metrics":  # what it tells has moved on between the two
+                del got.headers["content-length"], head.headers["content-length"]
             assert head.headers == got.headers
-            assert int(head.headers["content-length"]) == len(got.content)
