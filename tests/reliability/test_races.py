@@ -1,0 +1,157 @@
+"""R9: cancel, complete, fail, release and rescue at the same moment; each job ends once and is told of once."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from async_delivery.domain import lifecycle
+from async_delivery.domain.errors import ConflictError, LeaseLostError
+from async_delivery.domain.job import Job, JobStatus
+from async_delivery.domain.lifecycle import Change
+from tests.contract.support import House, fence_of, without_delay
+from tests.postgres import shared_server
+from tests.reliability.conftest import Score
+from tests.reliability.image import Image, image_of_postgres, image_of_sqlite
+from tests.reliability.journal import Operation, Outcome
+from tests.reliability.oracle import Rule, judge
+from tests.reliability.traffic import TENANTS
+from tests.storage.support import sqlite_store
+
+STORES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+AT_A_TIME = 8
+
+
+class Arena:
+    """A store, and what it holds once it is closed."""
+
+    def __init__(self, house: House, image: Callable[[], Image]) -> None:
+        self.house, self.image = house, image
+        self.history: list[Operation] = []
+
+    def running(self, org_id: str) -> Job:
+        """A job that runs, and that the oracle knows of."""
+        operation = Operation(len(self.history) + 1, "submit", org_id, {}, Outcome.ACKNOWLEDGED)
+        self.history.append(operation)
+        job = self.house.running(org_id, labels={"op": str(operation.number)})
+        operation.facts["job_id"] = job.job_id
+        return job
+
+
+@contextmanager
+def arena(store: str, folder: Path) -> Iterator[Arena]:
+    if store == "sqlite":
+        opened = sqlite_store(folder)
+        (database,) = folder.rglob("*.sqlite3")
+        image: Callable[[], Image] = lambda: image_of_sqlite(database)  # noqa: E731  one of two
+    else:
+        from async_delivery.storage.opening import Mode, open_store
+
+        file = shared_server().new_store_file(folder)
+        opened = open_store(file.path, Mode.SERVE)
+        image = lambda: image_of_postgres(file.database)  # noqa: E731
+    try:
+        yield Arena(House(opened), image)
+    finally:
+        opened.close()
+
+
+def contestants(house: House, job: Job) -> dict[str, Callable[[], Any]]:
+    """What may happen to a running job, each as one write."""
+
+    def rescue() -> Job:
+        return house.change(job, lambda it: lifecycle.rescue(it, house.now, house.new_id))
+
+    return {
+        "complete": lambda: house.complete(job, {"by": "complete"}),
+        "fail": lambda: house.fail(job),
+        "fail again": lambda: house.fail(job, again=True),
+        "cancel": lambda: house.cancel(job),
+        "cancel too": lambda: house.cancel(job),
+        "release": lambda: house.release(job),
+        "rescue": rescue,
+        "partial": lambda: house.partial(job, {"by": "partial"}),
+    }
+
+
+def race(house: House, job: Job, chance: random.Random) -> list[str]:
+    """Two to four things at once, then to the end; what the attempt could still write although it was over."""
+    offered = contestants(house, job)
+    names = chance.sample(sorted(offered), chance.randint(2, 4))
+    start = threading.Barrier(len(names))
+
+    def run(name: str) -> None:
+        start.wait(30)
+        try:
+            offered[name]()
+        except (LeaseLostError, ConflictError):
+            return  # it came too late, and was told so
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(run, names))
+    finish(house, job)
+    return [name for name in ("complete", "fail", "release", "partial") if accepted(offered[name])]
+
+
+def finish(house: House, job: Job) -> None:
+    """Take a job that has not ended to its end, as the next worker would."""
+
+    def decide(it: Job) -> Change | None:
+        if it.status.terminal:
+            return None
+        if it.status is JobStatus.QUEUED:
+            ready = without_delay(it)
+            return lifecycle.claim(ready, "worker-b", house.new_id(), 30.0, house.now, house.new_id)
+        if it.cancel_requested_at is not None:
+            return lifecycle.confirm_cancel(it, fence_of(it), house.now, house.new_id)
+        from async_delivery.domain.result import seal
+
+        return lifecycle.complete(it, fence_of(it), seal({"by": "the next"}), house.now, house.new_id)
+
+    while not house.change(job, decide).status.terminal:
+        pass
+
+
+def accepted(write: Callable[[], Any]) -> bool:
+    try:
+        write()
+    except LeaseLostError:
+        return False
+    return True
+
+
+def races(store: str, folder: Path, wanted: int, seed: int, score: Score) -> None:
+    late: list[str] = []
+    with arena(store, folder) as it:
+        chance = random.Random(seed)
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            for _ in range(0, wanted, AT_A_TIME):
+                jobs = [it.running(chance.choice(TENANTS)) for _ in range(AT_A_TIME)]
+                seeds = [random.Random(chance.random()) for _ in jobs]
+                for found in pool.map(lambda pair: race(it.house, *pair), zip(jobs, seeds, strict=True)):
+                    late += found
+    breaches = judge(it.history, it.image())
+
+    wrong = [str(breach) for breach in breaches if breach.rule in (Rule.ENDS, Rule.TOLD)]
+    score("R9", store, len(wrong), cases=len(it.history), seed=seed)
+    assert [str(breach) for breach in breaches] == []
+    assert late == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", STORES)
+def test_five_hundred_races_end_each_job_once(store: str, tmp_path: Path, seed: int, score: Score) -> None:
+    races(store, tmp_path, 500, seed, score)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("store", STORES)
+def test_ten_thousand_races_end_each_job_once(store: str, tmp_path: Path, seed: int, score: Score) -> None:
+    races(store, tmp_path, 10_000, seed, score)
