@@ -241,3 +241,14 @@ def test_what_a_killed_creation_left_behind_is_gone_once_the_store_is_served(tmp
 
     left = {entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")}
     assert left == {alive.name, ".mine.1.new"}
+
+
+def test_each_new_folder_of_a_store_is_synced_into_the_one_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(opening, "sync_folder", synced.append)
+
+    opening.create_store(tmp_path / "a" / "b" / "store.v1.json", store_id="s", now=NOON)
+
+    assert {tmp_path, tmp_path / "a"} <= set(synced)

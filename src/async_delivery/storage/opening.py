@@ -78,8 +78,12 @@ def _create_sqlite(path: Path, database: str, facts: dict[str, str]) -> str:
 
 
 def _make_folder(path: Path, of: Path) -> None:
+    """Make the folder of ``of``, durably: a power cut may not take a new folder with all that was synced in it."""
+    missing = [folder for folder in (of.parent, *of.parent.parents) if not folder.exists()]
     try:
         of.parent.mkdir(parents=True, exist_ok=True)
+        for folder in missing:
+            sync_folder(folder.parent)
     except OSError as exc:
         raise StoreFileError(f"{path}: its folder cannot be made: {exc.strerror}") from exc
 
