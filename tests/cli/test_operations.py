@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -120,9 +125,73 @@ def test_the_next_step_is_a_command_for_the_store_and_the_server_that_were_looke
     found = json.loads(capsys.readouterr().out)["findings"]
     steps = {each["fault"]: each["next_step"]["command"] for each in found}
     assert steps == {
-        "server_unreachable": f"async-delivery serve --store-file {store}",
+        "server_unreachable": f"async-delivery serve --port 1 --store-file {store}",
         "cleanup_paused": f"async-delivery cleanup resume --store-file {store}",
     }
+
+
+@contextmanager
+def listening(say: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A server that takes one connection after the other and does this with it; its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection, suppress(OSError):
+                        say(connection)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def silent(connection: socket.socket) -> None:
+    while connection.recv(65_536):
+        pass
+
+
+def endless(connection: socket.socket) -> None:
+    connection.recv(65_536)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        connection.sendall(b"1\r\n{\r\n")
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("say", "told"), [(silent, "did not answer"), (endless, "did not end")])
+def test_a_server_that_listens_and_does_not_answer_is_not_to_be_started_a_second_time(
+    say: Callable[[socket.socket], None], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["store", "init"]) == 0
+    capsys.readouterr()
+
+    with listening(say) as url:
+        assert run(["triage", "--base-url", url, "--timeout", "0.1", "--json"]) == 1
+
+    found = json.loads(capsys.readouterr().out)
+    (finding,) = found["findings"]
+    assert (finding["fault"], found["error_class"]) == ("server_unreachable", "result_read")
+    assert told in finding["text"]
+    assert finding["next_step"]["command"] == f"async-delivery doctor --base-url {url}"
+
+
+def test_a_server_that_is_gone_is_to_be_started_where_its_store_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["triage", "--base-url", NOWHERE]) == 1
+    without = capsys.readouterr().out
+    assert run(["store", "init"]) == 0
+    assert run(["triage", "--base-url", NOWHERE]) == 1
+    beside = capsys.readouterr().out
+
+    assert without.splitlines()[-1].startswith("next step: if its process is gone")
+    assert beside.splitlines()[-1] == "  async-delivery serve --port 1"
 
 
 def test_an_incident_whose_name_is_a_files_is_refused_also_with_update(

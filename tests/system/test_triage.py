@@ -33,7 +33,7 @@ def test_a_server_that_does_not_answer_is_result_read_and_the_step_is_to_start_i
 
     assert (code, found["error_class"]) == (1, "result_read")
     assert [each["fault"] for each in found["findings"]] == ["server_unreachable"]
-    assert found["next_step"]["command"] == f"async-delivery serve --store-file {STORE_FILE}"
+    assert found["next_step"]["command"] == f"async-delivery serve --port {own.server.port}"
 
 
 def test_a_notification_row_removed_by_hand_is_notification_read(own: Desk) -> None:
@@ -284,7 +284,8 @@ def test_an_incident_has_a_report_with_evidence_and_one_next_step(desk: Desk) ->
     assert desk.smoke("staging").code == 0
     desk.smoke("staging", url=f"http://127.0.0.1:{free_port()}")
 
-    code, found = desk.triage("--incident", "2026-03-01_permalink", url=f"http://127.0.0.1:{free_port()}")
+    port = free_port()
+    code, found = desk.triage("--incident", "2026-03-01_permalink", url=f"http://127.0.0.1:{port}")
 
     folder = desk.artefacts / "incident-2026-03-01_permalink"
     assert code == 1
@@ -296,7 +297,7 @@ def test_an_incident_has_a_report_with_evidence_and_one_next_step(desk: Desk) ->
     for heading in ("Next step", "Findings", "Evidence", "Artefacts", "Timeline", "Files"):
         assert report.count(f"\n## {heading}\n") == 1
     assert "server_unreachable" in report
-    assert f"async-delivery serve --store-file {desk.store}" in report
+    assert f"async-delivery serve --port {port} --store-file {desk.store}" in report
     findings = json.loads((folder / "findings.json").read_text())
     assert findings["findings"] == found["findings"]
     assert findings["next_step"] == found["next_step"]

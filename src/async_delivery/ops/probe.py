@@ -14,11 +14,23 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import httpx2
 
+# Far beyond the largest result that is allowed by default.
+_LARGEST_BYTES = 256 * 2**20
+# The patience with one answer is that with its beginning and with each piece; so often as much with all of it, as a
+# large result may come over a slow line.
+_WHOLE = 4
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class UnreachableError(Exception):
-    """No answer: the server is not there, or took too long; one line."""
+    """No answer: the server is not there, or took too long; one line.
+
+    refused   nobody listens there; otherwise somebody does, and does not answer as it should
+    """
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +105,11 @@ class Probe:
         began = perf_counter()
         shown = shown_url(self.base_url)
         try:
-            got = self._http.request(method, path, **more)
+            with self._http.stream(method, path, **more) as got:
+                content = self._read(got, began, f"{shown}{path}")
         except httpx2.ConnectError as exc:
-            raise UnreachableError(f"no server answers at {shown} ({_first_line(exc)})") from exc
+            message = f"no server answers at {shown} ({_first_line(exc)})"
+            raise UnreachableError(message, refused=True) from exc
         except httpx2.TimeoutException as exc:
             raise UnreachableError(f"{shown}{path} did not answer in {self.timeout_seconds:g} s") from exc
         except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
@@ -103,11 +117,22 @@ class Probe:
         return Answer(
             f"{method} {path}",
             got.status_code,
-            _object(got.content),
+            _object(content),
             perf_counter() - began,
             got.headers.get("X-Request-Id"),
-            got.text,
+            content.decode("utf-8", "replace"),
         )
+
+    def _read(self, got: httpx2.Response, began: float, asked: str) -> bytes:
+        """All of the answer. A foreign server may never end."""
+        content = bytearray()
+        for piece in got.iter_bytes():
+            content += piece
+            if len(content) > _LARGEST_BYTES:
+                raise UnreachableError(f"{asked} answers more than {_LARGEST_BYTES // 2**20} MiB")
+            if perf_counter() - began > _WHOLE * self.timeout_seconds:
+                raise UnreachableError(f"{asked} did not end in {_WHOLE * self.timeout_seconds:g} s")
+        return bytes(content)
 
 
 def not_ready(answer: Answer) -> list[str]:

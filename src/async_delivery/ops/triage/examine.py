@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from async_delivery import __version__
 from async_delivery.domain.instant import format_instant
 from async_delivery.domain.triage import (
     ErrorClass,
-    Fault,
     Finding,
     NextStep,
     next_step,
@@ -29,8 +29,8 @@ from async_delivery.ops.triage.store import Look, look_at_store
 from async_delivery.ops.triage.tenant import check_headers
 from async_delivery.settings import DEFAULTS
 
-_ON_A_SERVER = frozenset({"jobs", "signals", "smoke", "triage"})
-_ON_A_STORE = frozenset({"cleanup", "serve", "smoke", "store", "triage"})
+_ON_A_SERVER = frozenset({"doctor", "jobs", "signals", "smoke", "triage"})
+_ON_A_STORE = frozenset({"cleanup", "doctor", "serve", "smoke", "store", "triage"})
 _USUAL_URL = f"http://{DEFAULTS.host}:{DEFAULTS.port}"
 
 
@@ -136,10 +136,9 @@ def _located(findings: Iterable[Finding], case: Case) -> Iterable[Finding]:
     """Each command as it can be typed here: for the server and the store that were looked at."""
     for finding in findings:
         step = finding.next_step
-        if finding.fault is Fault.SERVER_UNREACHABLE and case.store_file.exists():
-            # An unreachable server has a store that says more: start it there, if the store is here.
-            text = "if its process is gone, read the end of its log and start it again; otherwise correct --base-url"
-            step = NextStep(text, "async-delivery serve")
+        if step.command == "async-delivery serve" and not case.store_file.exists():
+            # Not the machine of the server: what would start here is another one.
+            step = NextStep(step.text)
         if step.command is not None:
             step = NextStep(step.text, _typed(step.command, case))
         yield Finding(finding.fault, finding.error_class, finding.text, step)
@@ -152,6 +151,8 @@ def _typed(command: str, case: Case) -> str:
     options = []
     if verb in _ON_A_SERVER and case.base_url.rstrip("/") != _USUAL_URL:
         options.append(("--base-url", shown_url(case.base_url)))
+    if verb == "serve" and (port := urlsplit(case.base_url).port) not in (None, DEFAULTS.port):
+        options.append(("--port", str(port)))
     if verb in _ON_A_STORE and case.store_file != DEFAULTS.store_file:
         options.append(("--store-file", str(case.store_file)))
     return " ".join(

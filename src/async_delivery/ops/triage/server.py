@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from async_delivery.domain.job import JobStatus
@@ -28,6 +29,31 @@ _CLASS_OF_SIGNAL = {
     EVENTS_DELETE_COUNT.name: ErrorClass.RETENTION,
     WITHOUT_IN_APP.name: ErrorClass.NOTIFICATION_READ,
 }
+# What to do, and the command for it, where there is one.
+_START = (
+    "if its process is gone, read the end of its log and start it again; otherwise correct --base-url",
+    "async-delivery serve",
+)
+_HANGS = (
+    "it listens and does not answer: if it is the server, run doctor, then restart it; or correct --base-url",
+    "async-delivery doctor",
+)
+_MEND = ("mend what /health/ready names", None)
+_STEPS: Mapping[str, tuple[str, str | None]] = {
+    "store_writable": (
+        "do what it says; if it says that a write does not end, end the process that holds the database",
+        "async-delivery store info",
+    ),
+    "worker_alive": (
+        "its worker hangs: keep what doctor finds, then restart the server; nothing accepted is lost",
+        "async-delivery doctor",
+    ),
+    "queue_drained": (
+        "see whether workers run and what they are busy with; start more of them if all are busy",
+        "async-delivery jobs --status running",
+    ),
+    "not_draining": ("it was told to stop: see that it is started again, or another one in its place", None),
+}
 _LOG_STEP = "look in the server's log for that request, then at the store with the same time"
 
 
@@ -41,7 +67,7 @@ def ask_server(probe: Probe, tenant: Tenant, job_id: str | None, result_id: str 
             Fault.SERVER_UNREACHABLE,
             ErrorClass.RESULT_READ,
             f"nothing can be read: {exc}",
-            "see whether the server's process runs, and correct --base-url if it does",
+            *(_START if exc.refused else _HANGS),
         )
         return
     notes.fact("server", "health", _shown(health))
@@ -87,11 +113,9 @@ def _readiness(probe: Probe, notes: Notes) -> None:
     if isinstance(checks, list):
         notes.fact("server", "ready", {each["name"]: each["detail"] for each in checks})
     for fault in not_ready(answer):
+        name = fault.partition(":")[0]
         notes.found(
-            Fault.NOT_READY,
-            ErrorClass.NONE,
-            f"the server is not ready: {fault}",
-            "mend what /health/ready names; where workers are missing, start them",
+            Fault.NOT_READY, ErrorClass.NONE, f"the server is not ready: {fault}", *_STEPS.get(name, _MEND)
         )
 
 
