@@ -179,6 +179,22 @@ FACTS: Mapping[str, Told] = {
         "The database does not answer, or ended the connection; it is asked again every few seconds.",
     ),
     "store.back": Told("info", {"seconds": _seconds}, "It answers again, after so long."),
+    "ray.ready": Told(
+        "info",
+        {**_given("pid", "address", "nodes", "local"), "seconds": _seconds},
+        "Ray is reached, and jobs of analyses for Ray are taken; `local` if the worker started it.",
+    ),
+    "ray.failed": Told(
+        "warning",
+        _given("error"),
+        "Ray could not be reached or started; tried again, and no job for it is taken meanwhile.",
+    ),
+    "ray.lost": Told(
+        "warning", _given("error"), "The way to Ray broke off; its attempts are lost and run again."
+    ),
+    "ray.missing": Told(
+        "warning", _given("analyses"), "These analyses need the extra `ray`, which is not installed here."
+    ),
     "claim.failed": Told(
         "warning",
         _given("error", "count"),

@@ -85,3 +85,15 @@ class Bell:
     def _pause(self) -> float:
         due = min(self._next_poll, self._appointments[0]) if self._appointments else self._next_poll
         return min(_LONGEST_WAIT_SECONDS, due - monotonic())
+
+
+class Rings:
+    """What rings for all slots of a worker, whichever kind the job is for."""
+
+    def __init__(self, *bells: Bell) -> None:
+        self._bells = bells
+
+    def ring(self) -> None:
+        """Something may be due."""
+        for bell in self._bells:
+            bell.ring()

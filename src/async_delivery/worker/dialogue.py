@@ -14,6 +14,7 @@ from time import monotonic
 
 from async_delivery.domain.analysis import AnalysisInfo
 from async_delivery.domain.errors import NotFoundError, UnavailableError
+from async_delivery.domain.placement import Executor
 from async_delivery.engine import runs
 from async_delivery.engine.runtime import Runtime
 from async_delivery.worker import ending as endings
@@ -63,6 +64,8 @@ class ServingChild:
                 return MAX_ERROR_BYTES
             case Tag.CANCELED:
                 return 1
+            case Tag.STARTED:
+                return MAX_REPORT_BYTES if self.info.executor is Executor.RAY else 0
             case Tag.JOB | Tag.DESCRIPTION:
                 return 0
 
@@ -126,7 +129,10 @@ class Dialogue:
         self._mark = FLAG.pack(mark)
         now = monotonic()
         self._deadline = now + attempt.run.job.timeout_seconds
-        self._memory_bytes = serving.info.limits.memory_bytes
+        # On Ray an attempt may wait for its resources, which is not its own time; and its memory is watched there.
+        on_ray = serving.info.executor is Executor.RAY
+        self._waiting = on_ray
+        self._memory_bytes = None if on_ray else serving.info.limits.memory_bytes
         self._memory_at = now + settings.rss_poll_seconds if self._memory_bytes else math.inf
         self._log_at = now + rt.policy.heartbeat_seconds
         self._hangup_at = math.inf
@@ -210,12 +216,18 @@ class Dialogue:
                 return self._stop_ending() or endings.of_error(frame.payload, self._serving.info)
             case Tag.CANCELED:
                 return self._stop_ending() or endings.of_unasked_cancel()
-            case Tag.JOB | Tag.DESCRIPTION:
+            case Tag.STARTED if self._waiting:
+                self._waiting = False
+                self._deadline = monotonic() + self._attempt.run.job.timeout_seconds
+                return None
+            case Tag.JOB | Tag.DESCRIPTION | Tag.STARTED:
                 return endings.of_breach()
 
     def _stop_ending(self) -> Ending | None:
         if self._stop is None:
             return None
+        if self._waiting and self._stop.reason is StopReason.TIMEOUT:
+            return endings.of_vain_wait(self._attempt.run.job, self._serving.info)
         return endings.of_stop(self._stop.reason, self._attempt.run.job, self._serving.info)
 
     def _after_exit(self) -> Ending:

@@ -196,6 +196,16 @@ def of_stop(reason: StopReason, job: Job, info: AnalysisInfo) -> Ending:
             return out_of_memory(info)
 
 
+def of_vain_wait(job: Job, info: AnalysisInfo) -> Ending:
+    """The attempt waited for its resources until its time was over."""
+    wanted = ", ".join(f"{name}={amount:g}" for name, amount in info.resources.items()) or "num_cpus=1"
+    return failed(
+        FailureCode.TIMEOUT,
+        f"waited {job.timeout_seconds:g} s, its timeout_seconds, for resources of the Ray cluster: {wanted}",
+        retryable=True,
+    )
+
+
 def of_unasked_cancel() -> Ending:
     """The analysis raised CancelRequested although nobody had asked for that."""
     return failed(FailureCode.ANALYSIS_ERROR, "the analysis stopped as canceled, and nobody had canceled it")

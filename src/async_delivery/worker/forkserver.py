@@ -139,7 +139,7 @@ class ForkServer:
         self._refs = dict(refs)
         self._keep_env = tuple(keep_env)
         self._environ = scrubbed(os.environ, keep_env)
-        self._sys_path = _sys_path()
+        self.sys_path = _sys_path()
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -264,7 +264,7 @@ class ForkServer:
         # Whole messages, and end of file when either side dies.
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         program = (
-            f"import sys; sys.path[:] = {self._sys_path!r}; "
+            f"import sys; sys.path[:] = {self.sys_path!r}; "
             f"from async_delivery.worker.zygote import main; main({theirs.fileno()}, {os.getpid()})"
         )
         with theirs:

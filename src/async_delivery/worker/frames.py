@@ -21,7 +21,10 @@ _READ_BYTES = 1 << 18
 
 
 class Tag(IntEnum):
-    """What a frame is. JOB goes down to the child, the others come up from it."""
+    """What a frame is. JOB goes down to the child, the others come up from it.
+
+    STARTED comes from an executor that keeps attempts waiting for their resources: the wait is over.
+    """
 
     JOB = ord("J")
     PROGRESS = ord("P")
@@ -30,6 +33,7 @@ class Tag(IntEnum):
     ERROR = ord("E")
     CANCELED = ord("X")
     DESCRIPTION = ord("D")
+    STARTED = ord("B")
 
 
 @dataclass(frozen=True, slots=True)

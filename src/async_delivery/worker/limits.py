@@ -43,6 +43,7 @@ class WorkerSettings:
     poll_seconds                how often the queue is asked at least when no signal came
     child_nice                  niceness of children, so that the server stays responsive beside busy ones
     takes                       analyses whose jobs it takes where others share the store; None: all available ones
+    ray_address                 of a Ray cluster; None: analyses for Ray run on one that the worker starts
     """
 
     slots: int
@@ -58,6 +59,7 @@ class WorkerSettings:
     poll_seconds: float = 1.0
     child_nice: int = 10
     takes: tuple[str, ...] | None = None
+    ray_address: str | None = None
 
     def __post_init__(self) -> None:
         if self.slots < 1:

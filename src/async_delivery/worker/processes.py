@@ -69,6 +69,28 @@ def _stat_fields(pid: int) -> list[bytes]:
     return stat[stat.rindex(b")") + 2 :].split() if stat else []
 
 
+def started_at(pid: int) -> int | None:
+    """When a process began, in ticks since the boot: with its number it names it once and for all. None: it is dead."""
+    fields = _stat_fields(pid)
+    return None if not fields or fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def host_id() -> str:
+    """Equal in two processes if paths and process numbers mean the same in both: one boot, the same namespaces."""
+    parts = [_read("/proc/sys/kernel/random/boot_id").decode().strip()]
+    return " ".join(parts + [os.readlink(f"/proc/self/ns/{name}") for name in ("mnt", "pid")])
+
+
+def session(leader: int) -> list[int]:
+    """The processes of the session that ``leader`` leads or led, itself among them."""
+    found = []
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        fields = _stat_fields(pid)
+        if fields and fields[0] not in (b"Z", b"X") and int(fields[3]) == leader:
+            found.append(pid)
+    return found
+
+
 def footprint(pid: int) -> tuple[int, bool]:
     """Resident bytes of a process, and whether it has children. Two short reads for a process of one thread."""
     fields = _stat_fields(pid)

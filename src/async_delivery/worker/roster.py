@@ -10,7 +10,7 @@ import threading
 from async_delivery.domain.job import JobId, JobStatus
 from async_delivery.storage.contract import Signal
 from async_delivery.worker.attempt import Attempt, StopReason
-from async_delivery.worker.bell import Bell
+from async_delivery.worker.bell import Bell, Rings
 
 _MAX_EARLY_CANCELS = 1_000
 
@@ -18,7 +18,7 @@ _MAX_EARLY_CANCELS = 1_000
 class Roster:
     """Safe to use from any thread."""
 
-    def __init__(self, bell: Bell) -> None:
+    def __init__(self, bell: Bell | Rings) -> None:
         self._bell = bell
         self._lock = threading.Lock()
         self._running: dict[JobId, Attempt] = {}

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from async_delivery import telemetry
 from async_delivery.domain.analysis import AnalysisInfo, Isolation
 from async_delivery.domain.errors import NotFoundError, UnavailableError
 from async_delivery.domain.failure import FailureCode
+from async_delivery.domain.placement import Executor
 from async_delivery.engine import runs
 from async_delivery.engine.inputs import fetch_input
 from async_delivery.engine.runs import Run
@@ -27,7 +28,7 @@ from async_delivery.worker.bell import Bell, Wake
 from async_delivery.worker.complaints import Complaints
 from async_delivery.worker.dialogue import Dialogue, ServingChild
 from async_delivery.worker.ending import Ending, EndKind, failed
-from async_delivery.worker.forkserver import ForkError, ForkServer
+from async_delivery.worker.forkserver import Child, ForkError
 from async_delivery.worker.frames import Tag, join, pack
 from async_delivery.worker.heartbeat import lease_until
 from async_delivery.worker.limits import WorkerSettings
@@ -43,6 +44,17 @@ _DRAIN_NEWS_SECONDS = 0.5
 _ENDED_FROM_OUTSIDE = frozenset({-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
 
 
+class ChildSource(Protocol):
+    """Where the children of a slot come from: the forkserver, or Ray."""
+
+    @property
+    def ready(self) -> bool:
+        """False while no attempt should be taken."""
+
+    def fork(self, order: Mapping[str, Any]) -> Child:
+        """A new child; its orders follow on its channel. Raises ForkError."""
+
+
 @dataclass(frozen=True, slots=True)
 class Floor:
     """What all slots of a worker share."""
@@ -50,7 +62,7 @@ class Floor:
     rt: Runtime
     settings: WorkerSettings
     worker_id: str
-    server: ForkServer
+    source: ChildSource
     workdirs: Workdirs
     bell: Bell
     roster: Roster
@@ -113,6 +125,8 @@ class Slot:
 
     def _claim(self) -> Attempt | None:
         floor = self._floor
+        if not floor.source.ready:
+            return None
         asked_at = monotonic()
         try:
             claimed = runs.claim(self._rt, floor.worker_id, 1, floor.claims)
@@ -172,7 +186,7 @@ class Slot:
     def _converse(
         self, attempt: Attempt, info: AnalysisInfo, workdir: Path, file: Mapping[str, Any] | None
     ) -> None:
-        serving = self._child_for(info)
+        serving = self._child_for(attempt, info)
         serving.served += 1
         dialogue = Dialogue(self._rt, self._floor.settings, attempt, serving, serving.served)
         order = self._order(attempt, info, serving, workdir, file)
@@ -225,19 +239,21 @@ class Slot:
         }
         return pack(Tag.JOB, join(head, run.request.params_json))
 
-    def _child_for(self, info: AnalysisInfo) -> ServingChild:
+    def _child_for(self, attempt: Attempt, info: AnalysisInfo) -> ServingChild:
         """The warm child, if it serves this analysis and lives; else a new one. Raises ForkError."""
         if self._serving is not None:
             if self._serving.info is info and self._serving.child.wait(0) is None:
                 return self._serving
             self._end_child("other analysis" if self._serving.info is not info else "died idle")
         began = perf_counter()
-        child = self._floor.server.fork(
+        child = self._floor.source.fork(
             {
                 "task": "serve",
                 "name": info.name,
                 "memory_bytes": info.limits.memory_bytes,
                 "nice": self._floor.settings.child_nice,
+                "resources": dict(info.resources),
+                "timeout_seconds": attempt.run.job.timeout_seconds,
             }
         )
         self._serving = ServingChild(child, info, self._waker, self._floor.settings.log_bytes)
@@ -247,7 +263,7 @@ class Slot:
 
     def _reason_to_end(self, serving: ServingChild) -> str | None:
         """Why a child must not serve another attempt after a success; None if it may."""
-        if serving.info.isolation is not Isolation.WARM:
+        if serving.info.isolation is not Isolation.WARM or serving.info.executor is not Executor.CHILD:
             return "fresh"
         if serving.served >= self._floor.settings.max_attempts_per_child:
             return "served"

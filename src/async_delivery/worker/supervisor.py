@@ -11,10 +11,11 @@ from async_delivery import telemetry
 from async_delivery.engine.rescue import rescue
 from async_delivery.engine.runtime import Runtime
 from async_delivery.worker import forkserver
-from async_delivery.worker.bell import Bell
+from async_delivery.worker.bell import Bell, Rings
 from async_delivery.worker.complaints import Complaints
 from async_delivery.worker.heartbeat import Heartbeat, LeaseWatch
 from async_delivery.worker.limits import WorkerSettings
+from async_delivery.worker.ray_slots import ray_slots, without_ray
 from async_delivery.worker.roster import Roster
 from async_delivery.worker.slot import Floor, Slot
 from async_delivery.worker.workdirs import Workdirs
@@ -46,7 +47,8 @@ class Supervisor:
         self._refs = dict(refs)
         self._settings = settings
         self._bell = Bell(settings.poll_seconds, rt.jitter)
-        self._roster = Roster(self._bell)
+        self._ray = ray_slots(rt, settings)
+        self._roster = Roster(Rings(self._bell, self._ray.bell) if self._ray else self._bell)
         self._heartbeat = Heartbeat(rt, self.worker_id, self._roster)
         self._watch = LeaseWatch(rt, self._roster)
         self._draining = threading.Event()
@@ -70,7 +72,7 @@ class Supervisor:
             rt=self._rt,
             settings=self._settings,
             worker_id=self.worker_id,
-            server=server,
+            source=server,
             workdirs=self._workdirs,
             bell=self._bell,
             roster=self._roster,
@@ -79,6 +81,8 @@ class Supervisor:
             claim_failed=Complaints("claim.failed"),
         )
         self._slots = [Slot(floor) for _ in range(self._settings.slots)]
+        if self._ray is not None:
+            self._slots += self._ray.start(floor, server)
         self._threads = [
             threading.Thread(target=slot.run, name=f"slot-{number}", daemon=True)
             for number, slot in enumerate(self._slots, 1)
@@ -92,12 +96,18 @@ class Supervisor:
         telemetry.emit(
             "worker.started",
             worker_id=self.worker_id,
-            slots=self._settings.slots,
+            slots=len(self._slots),
             rescued=len(rescued),
             orphaned_workdirs=orphans,
         )
+        if missing := without_ray(self._rt):
+            telemetry.emit("ray.missing", analyses=", ".join(missing))
 
     def _claims(self) -> Sequence[str] | None:
+        """What the slots for children take."""
+        return self._ray.others(self._takes()) if self._ray else self._takes()
+
+    def _takes(self) -> Sequence[str] | None:
         """Where others may serve the store, take only what can run here; alone, take all and say what cannot."""
         if self._rt.store.exclusive:
             return None
@@ -111,7 +121,7 @@ class Supervisor:
         now = monotonic()
         beat_age = max(0.0, now - self._heartbeat.turned_at - self._rt.policy.heartbeat_seconds)
         return WorkerSnapshot(
-            slots=self._settings.slots,
+            slots=len(self._slots) or self._settings.slots,
             busy=sum(slot.busy for slot in self._slots),
             draining=self._draining.is_set(),
             loop_age_seconds=max(beat_age, now - min(turns, default=now)),
@@ -137,6 +147,8 @@ class Supervisor:
                 thread.join()
             self._pulse = []
             self._heartbeat.give_back()
+        if self._ray is not None:
+            self._ray.close()
         if self._workdirs is not None:
             self._workdirs.close()
             self._workdirs = None
@@ -145,6 +157,8 @@ class Supervisor:
     def _end_slots(self, grace_seconds: float) -> None:
         self._draining.set()
         self._bell.close()
+        if self._ray is not None:
+            self._ray.bell.close()
         until = monotonic() + grace_seconds
         for thread in self._threads:
             thread.join(max(0.0, until - monotonic()))

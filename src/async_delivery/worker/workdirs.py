@@ -21,16 +21,16 @@ class Workdirs:
 
     def __init__(self, work_root: Path, worker_id: str) -> None:
         """Raises OSError if ``work_root`` cannot be made or written."""
-        self._root = work_root.absolute()
-        self._root.mkdir(parents=True, exist_ok=True)
-        self._home = self._root / worker_id
-        self._lock: int | None = _hold_new(self._root / f"{worker_id}{_LOCK}")
+        self.root = work_root.absolute()
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._home = self.root / worker_id
+        self._lock: int | None = _hold_new(self.root / f"{worker_id}{_LOCK}")
         self._home.mkdir(mode=0o700)
 
     def remove_orphans(self) -> int:
         """Delete the folders of workers that are gone; how many there were."""
         count = 0
-        for lock in self._root.glob(f"*{_LOCK}"):
+        for lock in self.root.glob(f"*{_LOCK}"):
             if lock.name == f"{self._home.name}{_LOCK}":
                 continue
             fd = _hold_orphan(lock)
@@ -58,7 +58,7 @@ class Workdirs:
         if self._lock is None:
             return
         remove_tree(self._home)
-        (self._root / f"{self._home.name}{_LOCK}").unlink(missing_ok=True)
+        (self.root / f"{self._home.name}{_LOCK}").unlink(missing_ok=True)
         os.close(self._lock)
         self._lock = None
 
