@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,39 @@ def test_one_line_of_a_clock_that_ran_ahead_does_not_hide_what_is_critical(
     assert (document["signals"][0]["value"], document["log"]["broken"]) == (1.0, 1)
 
 
+@pytest.mark.parametrize(
+    "signals",
+    [[{}], [1], [{"name": "n", "unit": "u", "hint": "h", "level": "fine", "value": 0}], [{"level": "ok"}]],
+)
+def test_signals_of_another_form_are_unknown(signals: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    body = json.dumps({"ok": True, "signals": signals}).encode()
+
+    def answer_all(connection: socket.socket) -> None:
+        connection.recv(65_536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    with listening(answer_all) as url:
+        assert run(["signals", "--base-url", url]) == 3
+
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "not as this version would" in said.err
+
+
 # ---------------------------------------------------------------- smoke
+
+
+def test_a_store_that_is_not_here_is_to_be_named_and_not_to_be_made(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(["smoke", "staging", "--base-url", NOWHERE, "--store-file", "gone/store.v1.json"])
+    by_smoke = capsys.readouterr().out
+    run(["triage", "--base-url", NOWHERE, "--store-file", "gone/store.v1.json"])
+    by_triage = capsys.readouterr().out
+
+    for said in (by_smoke, by_triage):
+        assert "there is no store file" in said
+        assert "store init" not in said
 
 
 def test_a_junit_file_that_cannot_be_written_is_said_before_anything_is_done(
@@ -202,6 +235,28 @@ def test_an_incident_whose_name_is_a_files_is_refused_also_with_update(
 
     assert run(["triage", "--base-url", NOWHERE, "--incident", "INC-1", "--update"]) == 2
     assert "artifacts/async/incident-INC-1 is no folder" in capsys.readouterr().err
+
+
+def test_a_good_artefact_of_a_clock_that_ran_ahead_does_not_hide_the_bad_one_after_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = Path("artifacts/async")
+    folder.mkdir(parents=True)
+    good: dict[str, Any] = {"dry_run": False, "results": {}, "events": {}, "errors": []}
+    for number, (name, changes) in enumerate(
+        [
+            ("good", {"finished_at": "2999-01-01T00:00:00Z"}),
+            ("bad", {"finished_at": "2026-03-01T12:00:00Z", "errors": ["disk I/O error"]}),
+        ]
+    ):
+        path = folder / f"retention-{name}.json"
+        path.write_text(json.dumps({**good, **changes}))
+        os.utime(path, times=(1_772_366_400 + number - 1,) * 2)
+
+    assert run(["triage", "--base-url", NOWHERE, "--json"]) == 1
+
+    faults = {each["fault"] for each in json.loads(capsys.readouterr().out)["findings"]}
+    assert faults == {"server_unreachable", "artefact_bad"}
 
 
 def test_an_artefact_with_numbers_that_json_does_not_know_is_damaged_and_passed_on_to_nobody(

@@ -76,8 +76,26 @@ def _of_server(url: str, as_json: bool) -> int:
     if answer.status != 200 or not isinstance(found, list):
         say(f"async-delivery signals: {answer.said()}")
         return SignalExit.UNKNOWN
+    if not all(map(_is_signal, found)):
+        say(
+            f"async-delivery signals: {answer.said()}, but not as this version would; compare both with --version"
+        )
+        return SignalExit.UNKNOWN
     pause = answer.body.get("cleanup_pause")
     return _show(found, {"signals": found, "cleanup_pause": pause}, as_json, _paused(pause))
+
+
+def _is_signal(found: Any) -> bool:
+    """Whether it can be shown and judged: what answers may be another program, or a later version."""
+    return (
+        isinstance(found, dict)
+        and {"name", "unit", "hint"} <= found.keys()
+        and found.get("level") in set(Level)
+        and all(
+            name in found and (found[name] is None or isinstance(found[name], int | float))
+            for name in ("value", "warning", "critical")
+        )
+    )
 
 
 def _paused(pause: Any) -> str | None:

@@ -108,6 +108,8 @@ def prod(job_id: str | None, staging_artefact: Path | None, maintenance_window: 
 
 
 def _run(profile: Profile, given: dict[str, Any], *, needs_store: bool, **more: Any) -> int:
+    if more.get("job_id") == "":
+        raise click.UsageError("--job: must not be empty")
     if given["no_retention"] and needs_store:
         raise click.UsageError("a live cleanup needs the store file: leave out --no-retention")
     settings = load_settings(given["config_file"], {name: given[name] for name in _SETTINGS})

@@ -11,13 +11,14 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from async_delivery.domain.instant import parse_instant
 
 _LARGEST_BYTES = 16 * 1024 * 1024
+_CLOCKS_DIFFER = timedelta(hours=1)
 
 
 def check_writable(folder: Path) -> None:
@@ -78,7 +79,7 @@ def _umask() -> int:
 class Artefact:
     """One file as it was found.
 
-    at      when what it reports ended; the file's own time if it does not say
+    at      when what it reports ended; the file's own time if it does not say, or says that it ended after that
     body    what it holds; None if that cannot be read as a JSON object
     fault   why it cannot
     """
@@ -117,8 +118,11 @@ def read_artefact(path: Path) -> Artefact:
         return Artefact(path, at, None, "is empty" if not data.strip() else "is damaged: it is not JSON")
     if not isinstance(body, dict):
         return Artefact(path, at, None, "is damaged: it is no JSON object")
-    with contextlib.suppress(KeyError, TypeError, ValueError):
-        at = parse_instant(body["finished_at"])
+    with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
+        ended_at = parse_instant(body["finished_at"])
+        # One of a clock that ran ahead would be the last of its kind for as long, and hide every failure after it.
+        if ended_at <= at + _CLOCKS_DIFFER:
+            at = ended_at
     return Artefact(path, at, body)
 
 

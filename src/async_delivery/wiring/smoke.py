@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 from async_delivery.domain.cleanup import Runner
+from async_delivery.domain.errors import StoreFileError
 from async_delivery.domain.job import JobId
 from async_delivery.domain.retention import RetentionPolicy, RetentionReport
 from async_delivery.domain.smoke import Profile
@@ -31,6 +33,7 @@ class StoreFileAtHand:
         self._policy = RetentionPolicy(settings.results_ttl_seconds, settings.events_ttl_seconds)
 
     def has_job(self, org_id: str, job_id: str) -> bool:
+        self._must_be_here()
         _, found = look(
             self._store_file,
             lambda store: store.read(lambda reader: reader.find_job(OrgId(org_id), JobId(job_id))),
@@ -38,9 +41,18 @@ class StoreFileAtHand:
         return found is not None
 
     def clean_up(self, *, dry_run: bool, now: datetime | None) -> RetentionReport:
+        self._must_be_here()
         with open_for_cleanup(self._store_file, dry_run=dry_run) as store:
             return run_cleanup(
                 store, self._policy, runner=Runner.COMMAND, dry_run=dry_run, now=now, store_file=self.name
+            )
+
+    def _must_be_here(self) -> None:
+        """To make one, as is said elsewhere, would be no help: the server has its own."""
+        if not os.path.lexists(self._store_file):
+            raise StoreFileError(
+                f"{self.name}: there is no store file; name the server's own with --store-file, or leave the cleanup"
+                " out with --no-retention"
             )
 
 

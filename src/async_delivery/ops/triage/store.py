@@ -60,6 +60,16 @@ def look_at_store(
     if not expected and not os.path.lexists(store_file):
         notes.fact("store", "looked_at", "no: it is not here; name the server's with --store-file")
         return
+    if not os.path.lexists(store_file):
+        notes.fact("store", "looked_at", "no: it is not here")
+        notes.found(
+            Fault.STORE_UNUSABLE,
+            ErrorClass.RETENTION,
+            f"there is no store file {store_file}",
+            "name the server's own with --store-file; if it was that one, put it back from a backup and do not make"
+            " a new one",
+        )
+        return
     try:
         file = read_store_file(store_file)
         notes.fact("store", "kind", KIND)
