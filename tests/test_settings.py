@@ -187,3 +187,14 @@ def test_a_variable_that_is_no_setting_is_told_and_ignored() -> None:
     assert loaded.warnings == (
         "ASYNC_DELIVERY_PROT: there is no such setting (did you mean ASYNC_DELIVERY_PORT?); it is ignored",
     )
+
+
+@pytest.mark.parametrize("text", ["auto", "10.0.0.7:6379", "head.example:6379", "[::1]:6379"])
+def test_a_ray_cluster_is_named_by_its_address(text: str) -> None:
+    assert load({"ray_address": text}, {}).settings.ray_address == text
+
+
+@pytest.mark.parametrize("text", ["ray://head:10001", "local", "head", "http://head:8265"])
+def test_a_ray_cluster_that_is_not_reached_as_a_node_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="ray_address"):
+        load({"ray_address": text}, {})

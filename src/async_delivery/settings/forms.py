@@ -116,6 +116,14 @@ def parse_label(text: str) -> str:
     return text
 
 
+def parse_ray_address(text: str) -> str:
+    if text == "auto" or re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5}", text):
+        return text
+    raise ValueError(
+        f"{text!r} is neither auto nor HOST:PORT of a Ray cluster that this machine is a node of"
+    )
+
+
 def parse_network(text: str) -> str:
     try:
         return str(ipaddress.ip_network(text.strip()))

@@ -26,6 +26,7 @@ from async_delivery.settings.forms import (
     parse_network,
     parse_path,
     parse_rate,
+    parse_ray_address,
     parse_switch,
     parse_text,
     parse_variable,
@@ -65,6 +66,7 @@ class Settings:
     cancel_grace_seconds: float = 5.0
     kill_grace_seconds: float = 2.0
     work_dir: Path | None = None
+    ray_address: str | None = None
     keep_env: tuple[str, ...] = ()
     fault_injection: bool = False
     max_timeout_seconds: float = 86_400.0
@@ -254,6 +256,13 @@ SETTINGS: tuple[Setting, ...] = (
         parse_path,
         "Folder for the work folders of attempts.",
         unset="work beside the store file",
+    ),
+    _row(
+        "ray_address",
+        "auto or host:port",
+        parse_ray_address,
+        "The Ray cluster, which this machine is a node of, for analyses that run on Ray. Needs the extra ray.",
+        unset="a Ray of its own, started by the worker if an analysis needs it",
     ),
     _row(
         "keep_env",

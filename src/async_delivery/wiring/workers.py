@@ -52,6 +52,7 @@ def supervisor_of(rt: Runtime, settings: Settings, takes: tuple[str, ...]) -> Su
             data_root=settings.data_root,
             poll_seconds=settings.poll_seconds,
             takes=takes,
+            ray_address=settings.ray_address,
         ),
     )
 
