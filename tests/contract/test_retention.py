@@ -199,6 +199,7 @@ def test_a_long_log_is_deleted_from_the_front_in_small_batches(house: House, lim
     for number in range(20):
         job = house.progress(job, number)
     job = house.complete(job)
+    house.later(seconds=1)
     house.completed()
 
     deleted = house.store.write(lambda tx: tx.delete_old(Section.EVENTS, ALL, house.now, limit))

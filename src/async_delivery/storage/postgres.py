@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
-from psycopg.pq import TransactionStatus
-from psycopg_pool import ConnectionPool
 
 from async_delivery.domain.errors import StoreBusyError, UnavailableError
-from async_delivery.storage import postgres_connect, postgres_info
+from async_delivery.storage import postgres_info
 from async_delivery.storage.contract import Reader, Signal, StoreInfo, Transaction
 from async_delivery.storage.counts import counts
 from async_delivery.storage.mode import Mode
 from async_delivery.storage.postgres_clock import DatabaseClock
 from async_delivery.storage.postgres_connect import Limits
+from async_delivery.storage.postgres_pool import DEFAULT_CONNECTIONS, Connections
 from async_delivery.storage.postgres_pulse import Pulse
 from async_delivery.storage.postgres_session import (
     TEXTS,
@@ -35,6 +33,7 @@ from async_delivery.storage.postgres_session import (
 )
 from async_delivery.storage.postgres_trouble import (
     has_collided,
+    is_broken,
     is_not_prepared,
     is_trouble,
     unavailable,
@@ -48,16 +47,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Listener = Callable[[Signal], Any]
 
-DEFAULT_CONNECTIONS = 10
-# How long a caller waits for a connection: it should hear of a database that is away rather than hang.
-_WAIT_SECONDS = 3.0
-# The same while it is known to be away: many callers that wait for nothing would keep all threads busy.
-_AWAY_WAIT_SECONDS = 0.3
 # Collisions are settled by chance; so many in a row are no chance any more.
 _MAX_COLLISIONS = 8
-_BEGIN_READ = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_BEGIN_WRITE = b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
-_COMMIT, _ROLLBACK = b"COMMIT", b"ROLLBACK"
+# A tool may count or copy everything there is; beside requests nothing may take so long.
+_SERVING, _TOOLING = Limits(), Limits(statement_seconds=3600.0, idle_seconds=3600.0)
 
 
 class _OnceMore(Exception):  # noqa: N818  not an error: nothing was kept, and it is run again
@@ -84,64 +77,32 @@ class PostgresStore:
         """The database is checked and its schema is current.
 
         connections   the most this process has open at a time for reads and writes; two more listen and notify
+        Raises UnavailableError.
         """
-        self._conninfo, self._store_id, self._revision, self._facts = conninfo, store_id, revision, facts
+        self._conninfo, self._revision, self._facts = conninfo, revision, facts
         self._read_only = mode is Mode.READ_ONLY
-        # A tool may count or copy everything there is; beside requests nothing may take so long.
-        self._limits = Limits() if mode is Mode.SERVE else Limits(3600, 10, 3600)
-        self._prepare_threshold: int | None = 5
-        self._pool = ConnectionPool(
-            conninfo,
-            min_size=1,
-            max_size=connections,
-            open=True,
-            timeout=_WAIT_SECONDS,
-            # Not minutes: the next caller tries again.
-            reconnect_timeout=2.0,
-            configure=self._configure,
-            kwargs={"autocommit": True},
-            name=f"store-{store_id[:8]}",
-        )
+        limits = _SERVING if mode is Mode.SERVE else _TOOLING
+        self._connections = Connections(conninfo, store_id, limits, connections)
+        # Every connection may have been lost with a restart of the database, and each is met once.
+        self._attempts = connections + 1
         self._busy = threading.local()
         self._listeners_lock = threading.Lock()
         self._listeners: tuple[Listener, ...] = ()
         self._clock = DatabaseClock()
-        self._writers = ThreadPoolExecutor(connections, thread_name_prefix="store-writer")
         self._pulse: Pulse | None = None
-        self._attempts = connections + 1
-        with self._borrowed("cannot be reached") as connection:
-            self._clock.measure(connection)
-        if mode is not Mode.READ_ONLY:
-            self._pulse = Pulse(self._connect, self._clock, self._tell, self._take_facts)
-
-    # ------------------------------------------------------------ connections
-    def _connect(self) -> Connection:
-        connection = postgres_connect.connect(self._conninfo)
         try:
-            self._configure(connection)
+            with self._connections.lent("cannot be reached", away=False) as connection:
+                self._clock.measure(connection)
         except BaseException:
-            connection.close()
+            self._connections.close()
             raise
-        return connection
+        self._writers = ThreadPoolExecutor(connections, thread_name_prefix="store-writer")
+        if not self._read_only:
+            self._pulse = Pulse(self._connections.new, self._clock, self._tell, self._look)
 
-    def _configure(self, connection: Connection) -> None:
-        postgres_connect.prepare(connection, self._limits, read_only=self._read_only)
-        connection.prepare_threshold = self._prepare_threshold
-        if postgres_connect.store_id_of(connection) != self._store_id:
-            raise psycopg.OperationalError("another store is in the database than when this process started")
-
-    @contextmanager
-    def _borrowed(self, what: str) -> Iterator[Connection]:
-        try:
-            away = self._pulse is not None and self._pulse.away
-            connection = self._pool.getconn(_AWAY_WAIT_SECONDS if away else _WAIT_SECONDS)
-        except psycopg.Error as exc:
-            raise unavailable(exc, what) from exc
-        connection.prepare_threshold = self._prepare_threshold
-        try:
-            yield connection
-        finally:
-            self._pool.putconn(connection)
+    @property
+    def _away(self) -> bool:
+        return self._pulse is not None and self._pulse.away
 
     def _again(self, run: Callable[[], T], what: str) -> T:
         """``run`` until it is done or does not ask for another try."""
@@ -161,11 +122,11 @@ class PostgresStore:
     ) -> Exception:
         """What to raise for ``exc``."""
         if is_not_prepared(exc):
-            self._prepare_threshold = None
+            self._connections.prepare_no_more()
             return _OnceMore(exc, collided=False)
         if has_collided(exc):
             return _OnceMore(exc, collided=True)
-        if connection.broken:
+        if is_broken(exc, connection):
             return uncertain(exc) if committing else _OnceMore(exc, collided=False)
         return unavailable(exc, what) if is_trouble(exc) else exc
 
@@ -177,17 +138,18 @@ class PostgresStore:
         return self._again(lambda: self._read_once(fn), "cannot be read")
 
     def _read_once(self, fn: Callable[[Reader], T]) -> T:
-        with self._borrowed("cannot be read") as connection:
+        beside = getattr(self._busy, "writing", False)
+        with self._connections.lent("cannot be read", away=self._away, beside=beside) as connection:
             reader = PostgresReader(Session(connection), TEXTS)
             self._busy.reader = reader
             try:
-                connection.execute(_BEGIN_READ)
+                self._connections.begin_read(connection)
                 return fn(reader)
             except psycopg.Error as exc:
                 raise self._sort_out(exc, connection, "cannot be read", committing=False) from exc
             finally:
                 self._busy.reader = None
-                _end(connection)
+                self._connections.end(connection)
 
     # ------------------------------------------------------------ writing
     def write(self, fn: Callable[[Transaction], T]) -> T:
@@ -203,17 +165,17 @@ class PostgresStore:
 
     def _write_once(self, fn: Callable[[Transaction], T]) -> T:
         committing = False
-        with self._borrowed("refuses to write") as connection:
+        with self._connections.lent("refuses to write", away=self._away) as connection:
             transaction = PostgresTransaction(Session(connection), TEXTS)
             try:
-                connection.execute(_BEGIN_WRITE)
+                self._connections.begin_write(connection)
                 value = fn(transaction)
                 committing = True
-                connection.execute(_COMMIT)
+                self._connections.commit(connection)
             except psycopg.Error as exc:
                 raise self._sort_out(exc, connection, "refuses to write", committing=committing) from exc
             finally:
-                _end(connection)
+                self._connections.end(connection)
         for signal in transaction.signals:
             self._tell(signal)
         if self._pulse is not None and transaction.signals:
@@ -238,6 +200,13 @@ class PostgresStore:
         return stop
 
     def _tell(self, signal: Signal) -> None:
+        was_writing, self._busy.writing = getattr(self._busy, "writing", False), True
+        try:
+            self._tell_all(signal)
+        finally:
+            self._busy.writing = was_writing
+
+    def _tell_all(self, signal: Signal) -> None:
         for listener in self._listeners:
             try:
                 listener(signal)
@@ -250,8 +219,10 @@ class PostgresStore:
         """As the server is set up now."""
         return self._facts.durability
 
-    def _take_facts(self, facts: postgres_info.Facts) -> None:
-        self._facts = facts
+    def _look(self, connection: Connection) -> None:
+        """See that the database is still this store's, and how it is set up. Raises psycopg.Error."""
+        self._connections.require_own(connection)
+        self._facts = postgres_info.ask(connection)
 
     def clock(self) -> datetime:
         return self._clock.now()
@@ -260,7 +231,7 @@ class PostgresStore:
         return not self._read_only
 
     def cleanup_lock(self) -> CleanupPlace:
-        return CleanupPlace(self._connect)
+        return CleanupPlace(self._connections)
 
     def info(self) -> StoreInfo:
         def describe(reader: Reader) -> StoreInfo:
@@ -282,14 +253,7 @@ class PostgresStore:
         self._writers.shutdown(wait=True)
         if self._pulse is not None:
             self._pulse.close()
-        self._pool.close()
-
-
-def _end(connection: Connection) -> None:
-    """Leave nothing open: a function that raised keeps nothing."""
-    if connection.info.transaction_status is not TransactionStatus.IDLE:
-        with suppress(psycopg.Error):
-            connection.execute(_ROLLBACK)
+        self._connections.close()
 
 
 def _place(conninfo: str) -> str:
@@ -305,18 +269,18 @@ class CleanupPlace:
     """Holds the one place for a cleanup over all processes and hosts: an advisory lock of a transaction that does
     nothing else, so that it ends with the process and passes through any pooler."""
 
-    def __init__(self, connect: Callable[[], Connection]) -> None:
-        self._make = connect
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
         self._connection: Connection | None = None
 
     def __enter__(self) -> CleanupPlace:
         try:
-            connection = self._make()
+            connection = self._connections.new()
         except psycopg.Error as exc:
             raise unavailable(exc, "cannot be reached") from exc
         try:
-            connection.execute(_BEGIN_WRITE)
-            connection.execute(b"SELECT set_config('idle_in_transaction_session_timeout', '0', true)")
+            self._connections.begin_write(connection)
+            connection.execute(b"SET LOCAL idle_in_transaction_session_timeout = 0")
             row = connection.execute(
                 b"SELECT pg_try_advisory_xact_lock(%s::int, %s::int)", (APPLICATION_ID, LOCK_CLEANUP)
             ).fetchone()

@@ -1,8 +1,8 @@
-"""Connections to PostgreSQL: from a store's URL to the driver, with the time limits every one of them has.
+"""Connections to PostgreSQL: from a store's URL to the driver.
 
-A URL may name everything that libpq understands (several hosts, a service, certificates) but no password. What
-depends on the session is set when a connection is made and is only a safeguard: statements name their schema, and
-nothing outlives a transaction, so a pooler that lends connections by the transaction may stand between.
+A URL may name everything that libpq understands (several hosts, a service, certificates) but no password. Nothing
+depends on the session: statements name their schema, and no setting outlives a transaction, so a pooler that lends
+connections by the transaction may stand between.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Limits:
     idle_seconds: float = 60.0
 
     def settings(self) -> dict[str, str]:
-        """As PostgreSQL's settings."""
+        """As PostgreSQL's settings, in milliseconds."""
         return {
             "statement_timeout": f"{self.statement_seconds * 1000:.0f}",
             "lock_timeout": f"{self.lock_seconds * 1000:.0f}",
@@ -82,15 +82,6 @@ def connect(conninfo: str) -> Connection:
     import psycopg  # noqa: PLC0415  an extra, and slow to import
 
     return psycopg.connect(conninfo, autocommit=True)
-
-
-def prepare(connection: Connection, limits: Limits, *, read_only: bool) -> None:
-    """Set what a session of ours has. One round trip."""
-    settings = limits.settings()
-    if read_only:
-        settings["default_transaction_read_only"] = "on"
-    calls = ", ".join(f"set_config('{name}', %s, false)" for name in settings)
-    connection.execute(f"SELECT {calls}".encode(), list(settings.values()))
 
 
 STORE_ID = f"SELECT value FROM {POSTGRESQL_SCHEMA}.meta WHERE name = 'store_id'"  # noqa: S608  a constant

@@ -69,6 +69,7 @@ def open_database(path: Path, file: StoreFile, mode: Mode, connections: int | No
 
     conninfo = postgres_connect.conninfo_of(file.database)
     from async_delivery.storage import postgres, postgres_info  # noqa: PLC0415  needs the driver
+    from async_delivery.storage.postgres_pool import DEFAULT_CONNECTIONS  # noqa: PLC0415
 
     try:
         with postgres_connect.connect(conninfo) as connection:
@@ -79,7 +80,7 @@ def open_database(path: Path, file: StoreFile, mode: Mode, connections: int | No
     except psycopg.Error as exc:
         raise _unusable(path, exc) from exc
     return postgres.PostgresStore(
-        conninfo, file.store_id, HEAD, mode, facts, connections or postgres.DEFAULT_CONNECTIONS
+        conninfo, file.store_id, HEAD, mode, facts, connections or DEFAULT_CONNECTIONS
     )
 
 

@@ -20,7 +20,6 @@ import psycopg
 from async_delivery import telemetry
 from async_delivery.domain.job import JobId, JobStatus
 from async_delivery.domain.tenant import OrgId
-from async_delivery.storage import postgres_info
 from async_delivery.storage.contract import Signal
 from async_delivery.storage.postgres_clock import DatabaseClock
 
@@ -49,15 +48,15 @@ class Pulse:
         connect: Callable[[], Connection],
         clock: DatabaseClock,
         hear: Callable[[Signal], Any],
-        take_facts: Callable[[postgres_info.Facts], Any],
+        look: Callable[[Connection], None],
     ) -> None:
         """Start both.
 
         connect      makes a connection of our own, in autocommit mode. Raises psycopg.Error
         hear         is told what other processes have committed
-        take_facts   is told what the server says of itself, every 10 s
+        look         looks at the database every 10 s; raises psycopg.Error if it is not what it was
         """
-        self._connect, self._clock, self._hear, self._take_facts = connect, clock, hear, take_facts
+        self._connect, self._clock, self._hear, self._look = connect, clock, hear, look
         # True from the loss of the listening connection until there is one again.
         self.away = False
         self._away_since = 0.0
@@ -105,14 +104,14 @@ class Pulse:
                     self._is_back()
                     while not self._closed.is_set():
                         self._clock.measure(connection)
-                        self._take_facts(postgres_info.ask(connection))
+                        self._look(connection)
                         self._hear_for_a_while(connection)
-            except psycopg.Error as exc:
+            except (psycopg.Error, OSError, ValueError) as exc:
                 self._is_away(exc)
             self._closed.wait(delay)
             delay = min(2 * delay, _LAST_DELAY_SECONDS)
 
-    def _is_away(self, exc: psycopg.Error) -> None:
+    def _is_away(self, exc: Exception) -> None:
         if not self.away and not self._closed.is_set():
             self.away, self._away_since = True, self._clock.seconds()
             telemetry.emit("store.away", error=(str(exc).strip().splitlines() or [type(exc).__name__])[0])
@@ -156,7 +155,7 @@ class Pulse:
     # ------------------------------------------------------------ telling
     def _send(self) -> None:
         while not self._closed.is_set():
-            with suppress(psycopg.Error), self._connected() as connection:
+            with suppress(psycopg.Error, OSError), self._connected() as connection:
                 while self._wait_for_news():
                     self._notify(connection, self._take_news())
             self._closed.wait(_FIRST_DELAY_SECONDS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg
 from psycopg import errors
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
@@ -37,9 +39,16 @@ def is_not_prepared(exc: BaseException) -> bool:
     return isinstance(exc, _NOT_PREPARED)
 
 
-def unavailable(exc: BaseException, what: str) -> UnavailableError:
-    """What callers hear. ``what`` completes "the database ..."."""
-    error = UnavailableError(f"the database {what}: {_reason(exc)}", retry_after_seconds=_retry_after(exc))
+def is_broken(exc: BaseException, connection: psycopg.Connection[Any]) -> bool:
+    """True if the connection was lost by no fault of the transaction on it, which may be run again on another."""
+    return connection.broken and not isinstance(exc, errors.IdleInTransactionSessionTimeout)
+
+
+def unavailable(exc: BaseException, what: str, failure: BaseException | None = None) -> UnavailableError:
+    """What callers hear. ``what`` completes "the database ..."; ``failure`` is why no connection can be made."""
+    error = UnavailableError(
+        f"the database {what}: {_reason(exc, failure)}", retry_after_seconds=_retry_after(exc)
+    )
     error.__cause__ = exc
     return error
 
@@ -58,11 +67,13 @@ def _retry_after(exc: BaseException) -> int:
     return 1 if has_collided(exc) or isinstance(exc, PoolTimeout | TooManyRequests) else 5
 
 
-def _reason(exc: BaseException) -> str:
+def _reason(exc: BaseException, failure: BaseException | None = None) -> str:
     if isinstance(exc, PoolClosed):
         return "the store is closed"
     if isinstance(exc, PoolTimeout | TooManyRequests):
-        return "no connection is free, or none can be made"
+        if failure is None:
+            return "no connection is free"
+        return f"no connection can be made: {_first_line(failure)}"
     if isinstance(exc, errors.ReadOnlySqlTransaction):
         return (
             "it takes no writes (a replica, or default_transaction_read_only); name the primary, e.g. with"
@@ -72,6 +83,8 @@ def _reason(exc: BaseException) -> str:
         return f"{_first_line(exc)}; free some space on the database's disk"
     if isinstance(exc, errors.QueryCanceled | errors.LockNotAvailable):
         return f"{_first_line(exc)} (statement_timeout and lock_timeout bound every statement)"
+    if isinstance(exc, errors.IdleInTransactionSessionTimeout):
+        return "a transaction was left idle for too long (idle_in_transaction_session_timeout)"
     if isinstance(exc, _GONE):
         return f"{_first_line(exc)}; was it dropped, restored, or its rights changed? See: async-delivery store info"
     return _first_line(exc)
