@@ -243,12 +243,11 @@ def test_a_good_artefact_of_a_clock_that_ran_ahead_does_not_hide_the_bad_one_aft
     folder = Path("artifacts/async")
     folder.mkdir(parents=True)
     good: dict[str, Any] = {"dry_run": False, "results": {}, "events": {}, "errors": []}
-    for number, (name, changes) in enumerate(
-        [
-            ("good", {"finished_at": "2999-01-01T00:00:00Z"}),
-            ("bad", {"finished_at": "2026-03-01T12:00:00Z", "errors": ["disk I/O error"]}),
-        ]
-    ):
+    told: list[tuple[str, dict[str, Any]]] = [
+        ("good", {"finished_at": "2999-01-01T00:00:00Z"}),
+        ("bad", {"finished_at": "2026-03-01T12:00:00Z", "errors": ["disk I/O error"]}),
+    ]
+    for number, (name, changes) in enumerate(told):
         path = folder / f"retention-{name}.json"
         path.write_text(json.dumps({**good, **changes}))
         os.utime(path, times=(1_772_366_400 + number - 1,) * 2)
