@@ -70,12 +70,11 @@ class RaySlots:
 
 def ray_slots(rt: Runtime, settings: WorkerSettings) -> RaySlots | None:
     """The slots for the analyses of the catalogue that run on Ray; None if there is none that this worker takes."""
+    takes = None if rt.store.exclusive else settings.takes
     names = [
         info.name
         for info in rt.catalogue
-        if info.executor is Executor.RAY
-        and info.available
-        and (settings.takes is None or info.name in settings.takes)
+        if info.executor is Executor.RAY and info.available and (takes is None or info.name in takes)
     ]
     return RaySlots(rt, settings, names) if names else None
 
