@@ -8,7 +8,7 @@ import pytest
 from async_delivery.domain.canonical import canonical_json
 from async_delivery.domain.errors import NotFoundError
 from async_delivery.domain.event import EventType
-from async_delivery.domain.job import Job, JobRequest, JobStatus, Priority
+from async_delivery.domain.job import Job, JobId, JobRequest, JobStatus, Priority
 from async_delivery.storage.contract import JobFilter, Store
 from tests.contract.support import ALPHA, BETA, House
 from tests.domain.support import REQUEST
@@ -283,3 +283,16 @@ def test_a_new_job_needs_its_request(house: House) -> None:
     with pytest.raises(ValueError, match="request"):
         house.store.write(lambda tx: tx.save(broken))
     assert house.find(change.job) is None
+
+
+def test_those_who_wait_learn_in_one_question_how_far_their_jobs_are(house: House) -> None:
+    first, second = house.submit_many(2)
+    (running,) = house.claim(1)
+    unclaimed = first if running.job_id == second.job_id else second
+    unknown = JobId("00000000-0000-7000-8000-ffffffffffff")
+
+    seqs = house.store.read(lambda reader: reader.event_seqs([first.job_id, second.job_id, unknown]))
+
+    assert seqs == {running.job_id: running.event_seq, unclaimed.job_id: unclaimed.event_seq}
+    assert running.event_seq > unclaimed.event_seq
+    assert house.store.read(lambda reader: reader.event_seqs([])) == {}

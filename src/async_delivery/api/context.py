@@ -92,7 +92,7 @@ class Api:
         self.held = HeldAnswers(settings.max_waits_per_tenant)
         self.queue = QueueQuota(rt.policy.max_queued_per_tenant)
         self.estimates = Estimates(rt)
-        self.waits = Waits(rt.store, draining)
+        self.waits = Waits(rt.store, draining, self.run)
         self.heads: Memo[tuple[ResultId, ResultId, View], Head] = Memo(_MEMO_SIZE)
         self.written: Memo[JobId, Written] = Memo(_MEMO_SIZE)
         # Idempotency keys whose first request is not yet committed.

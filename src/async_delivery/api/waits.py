@@ -1,21 +1,28 @@
 """Waiting for a job on behalf of a client: woken by the store's signals, checked against the store.
 
-A signal is a hint only, so each wait also looks again by itself every RECHECK_SECONDS; what it finds there counts.
+A signal is a hint only, so what is waited for is looked at again by itself as well, within RECHECK_SECONDS; what is
+found there counts. So a change that another process made is seen within that time, whatever became of its signal.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from async_delivery.api.errors import ClientGoneError
 from async_delivery.api.request import Receive, client_gone
+from async_delivery.domain.errors import AsyncDeliveryError
 from async_delivery.domain.job import Job, JobId
 from async_delivery.storage.contract import Signal, Store
 
 RECHECK_SECONDS = 1.0
+# Where one question serves all who wait, each still asks for itself now and then.
+_OWN_RECHECK_SECONDS = 15.0
+_JOBS_PER_QUESTION = 1_000
+
+Ask = Callable[[Callable[[], Mapping[JobId, int]]], Awaitable[Mapping[JobId, int]]]
 
 
 class _Waiter:
@@ -24,6 +31,7 @@ class _Waiter:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._bell = asyncio.Event()
+        self.seen = 0  # the newest event that it knows of
 
     def ring(self) -> None:
         # The loop may have been closed since; then nobody waits any more.
@@ -41,11 +49,19 @@ class _Waiter:
 
 
 class Waits:
-    """Who waits for which job, in this process."""
+    """Who waits for which job, in this process.
 
-    def __init__(self, store: Store, draining: Callable[[], bool]) -> None:
+    ask   runs a question to the store on a thread
+
+    Where reads are done by the event loop itself, each waiter looks for itself. Where each is a trip over the
+    network, one question a second looks for all of them.
+    """
+
+    def __init__(self, store: Store, draining: Callable[[], bool], ask: Ask) -> None:
         self._waiters: defaultdict[JobId, list[_Waiter]] = defaultdict(list)
-        self._draining = draining
+        self._store, self._draining, self._ask = store, draining, ask
+        self._recheck_seconds = RECHECK_SECONDS if store.inline_reads else _OWN_RECHECK_SECONDS
+        self._looking: asyncio.Task[None] | None = None
         self.close = store.subscribe(self._heard)
 
     def _heard(self, signal: Signal) -> None:
@@ -57,12 +73,36 @@ class Waits:
     def _listening(self, job_id: JobId) -> Iterator[_Waiter]:
         waiter = _Waiter()
         self._waiters[job_id].append(waiter)
+        if not self._store.inline_reads and self._looking is None:
+            self._looking = asyncio.create_task(self._look_for_all())
         try:
             yield waiter
         finally:
             self._waiters[job_id].remove(waiter)
             if not self._waiters[job_id]:
                 del self._waiters[job_id]
+
+    async def _look_for_all(self) -> None:
+        """Every RECHECK_SECONDS, as long as anybody waits: wake those whose job has moved, or is gone."""
+        try:
+            while self._waiters:
+                await asyncio.sleep(RECHECK_SECONDS)
+                ids = list(self._waiters)
+                for start in range(0, len(ids), _JOBS_PER_QUESTION):
+                    await self._look_for(ids[start : start + _JOBS_PER_QUESTION])
+        finally:
+            self._looking = None
+
+    async def _look_for(self, ids: list[JobId]) -> None:
+        seqs: Mapping[JobId, int] = {}
+        # Where it fails, each asks for itself and hears what is wrong; when the server drains, all are let go.
+        if not self._draining():
+            with suppress(AsyncDeliveryError):
+                seqs = await self._ask(lambda: self._store.read(lambda reader: reader.event_seqs(ids)))
+        for job_id in ids:
+            for waiter in self._waiters.get(job_id, ()):
+                if seqs.get(job_id) != waiter.seen:
+                    waiter.ring()
 
     async def until(
         self,
@@ -84,10 +124,11 @@ class Waits:
             with self._listening(job_id) as waiter:
                 while True:
                     job = await find()
+                    waiter.seen = job.event_seq
                     left = deadline - loop.time()
                     if done(job) or left <= 0 or self._draining():
                         return job
-                    await waiter.rest(min(left, RECHECK_SECONDS), gone)
+                    await waiter.rest(min(left, self._recheck_seconds), gone)
                     if gone.done():
                         raise ClientGoneError
         finally:

@@ -182,6 +182,10 @@ class Reader(Protocol):
     def list_jobs(self, org_id: OrgId, where: JobFilter, limit: int, before: JobId | None) -> list[Job]:
         """Newest first (by job_id, which rises with time), those before ``before`` if given."""
 
+    def event_seqs(self, job_ids: Sequence[JobId]) -> Mapping[JobId, int]:
+        """How far each of these jobs is, for those who wait for a change; without those that are gone. Across tenants:
+        numbers only."""
+
     def list_events(self, org_id: OrgId, job_id: JobId, after: int, limit: int) -> list[Event]:
         """Events with event_seq > ``after``, ascending."""
 

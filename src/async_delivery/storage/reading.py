@@ -150,6 +150,10 @@ class SqlReader:
         )
         return [job_rows.to_job(row) for row in self._all(statement, params)]
 
+    def event_seqs(self, job_ids: Sequence[JobId]) -> Mapping[JobId, int]:
+        found = self._all(sql.LIST_EVENT_SEQS, {"the_job_ids": self.list_param(list(job_ids))})
+        return {JobId(job_id): int(event_seq) for job_id, event_seq in found}
+
     def list_events(self, org_id: OrgId, job_id: JobId, after: int, limit: int) -> list[Event]:
         params = {"the_job_id": job_id, "the_org_id": org_id, "after_seq": after, "at_most": limit}
         return [rows.to_event(row) for row in self._all(sql.LIST_EVENTS, params)]

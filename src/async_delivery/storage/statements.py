@@ -26,7 +26,15 @@ from sqlalchemy import (
 )
 
 from async_delivery.storage import job_rows, rows
-from async_delivery.storage.dialects import ONE, ZERO, AnySelect, database_now, has_label, param
+from async_delivery.storage.dialects import (
+    ONE,
+    ZERO,
+    AnySelect,
+    database_now,
+    has_label,
+    is_one_of,
+    param,
+)
 from async_delivery.storage.tables import (
     IN_LINE,
     IS_DELAYED,
@@ -62,6 +70,9 @@ def _enter(table: Table, names: Iterable[str]) -> Insert:
 
 # ---------------------------------------------------------------- jobs
 FIND_JOB = select(*_pick(jobs, job_rows.JOB_COLUMNS)).where(*_one_of(jobs, "job_id"))
+LIST_EVENT_SEQS = select(jobs.c.job_id, jobs.c.event_seq).where(
+    is_one_of(jobs.c.job_id, param("the_job_ids"))
+)
 LOCK_JOB = FIND_JOB.with_for_update()
 
 # What may change while a job keeps its lease and is not ended: no index knows any of these columns, and SQLite
