@@ -47,6 +47,30 @@ def test_files_of_a_program_without_standard_files_get_other_numbers() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode > 2
 
 
+def test_a_smoke_that_nobody_reads_goes_on_to_its_end_and_its_artefact(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    smoke = f"cd {tmp_path} && $AD smoke staging --no-retention"
+
+    read_by_nobody = shell(f"set -o pipefail; {smoke} | true", environment)
+    to_a_full_disk = shell(f"{smoke} >/dev/full", environment)
+
+    assert read_by_nobody.returncode == 0
+    assert to_a_full_disk.returncode == 1
+    assert "cannot write the output: No space left on device" in to_a_full_disk.stderr
+    assert len(list(tmp_path.glob("artifacts/async/smoke-staging-*.json"))) == 2
+
+
+def test_a_terminal_that_knows_ascii_only_gets_every_name_all_the_same(environment: dict[str, str]) -> None:
+    ascii_only = {**environment, "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+
+    done = shell(f"$AD triage --base-url {UNREACHABLE} --tenant-id jürgen", ascii_only)
+
+    assert done.returncode == 1
+    assert "unexpected" not in done.stderr
+    assert "next step: " in done.stdout
+
+
 @pytest.mark.parametrize("args", ["jobs", "jobs --json", "--help", "submit --analysis selftest --no-wait"])
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_output_that_cannot_be_written_is_one_line(

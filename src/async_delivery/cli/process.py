@@ -5,6 +5,7 @@ Loaded first of all, so it imports the standard library only, and little of that
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ INTERRUPTED = 130  # as shells say it
 def prepare() -> None:
     """Open what is missing, and let Ctrl-C end the process at once until ``interruptible``."""
     _open_standard_files()
+    _take_every_character(sys.stdout)
     # A shell that starts a program in the background has it ignore Ctrl-C, and so it stays.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
@@ -66,3 +68,9 @@ def _open_standard_files() -> None:
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     if getattr(sys, "stderr", None) is None:
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
+def _take_every_character(stream: TextIO) -> None:
+    """A name with an umlaut must not end a command whose terminal or cron job knows ASCII only."""
+    if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() not in {"utf-8", "utf8"}:
+        stream.reconfigure(errors="backslashreplace")

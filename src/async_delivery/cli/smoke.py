@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +20,7 @@ from async_delivery.cli.options import (
     tenant,
 )
 from async_delivery.cli.output import Failed, clean, emit_json, say, write_file
+from async_delivery.cli.process import silence
 from async_delivery.domain.smoke import Profile
 
 if TYPE_CHECKING:
@@ -114,6 +116,7 @@ def _run(profile: Profile, given: dict[str, Any], *, needs_store: bool, **more: 
         raise click.UsageError("a live cleanup needs the store file: leave out --no-retention")
     settings = load_settings(given["config_file"], {name: given[name] for name in _SETTINGS})
     base_url, org_id = server_address(given["base_url"]), tenant(given["org"])
+    table = _Table()
     from async_delivery.ops.artefacts import check_writable
     from async_delivery.wiring.smoke import smoke as run_smoke
 
@@ -128,12 +131,15 @@ def _run(profile: Profile, given: dict[str, Any], *, needs_store: bool, **more: 
             org_id=org_id,
             timeout_seconds=given["timeout_seconds"],
             retention=not given["no_retention"],
-            done=(lambda _check: None) if given["as_json"] else _Table().show,
+            done=(lambda _check: None) if given["as_json"] else table.show,
             **more,
         )
     except OSError as exc:
         raise Failed(f"cannot write an artefact to {settings.artifacts_dir}: {exc.strerror or exc}") from exc
-    return _told(profile, report, given)
+    code = _told(profile, report, given)
+    if table.fault is not None and not isinstance(table.fault, BrokenPipeError):
+        raise Failed(f"cannot write the output: {table.fault.strerror}")
+    return code
 
 
 def _check_junit(path: Path | None) -> None:
@@ -149,15 +155,26 @@ def _check_junit(path: Path | None) -> None:
 
 
 class _Table:
-    """A line for each check as soon as it is over."""
+    """A line for each check as soon as it is over.
+
+    fault   why nobody takes the lines any more; the checks go on, as one of them may clean up, and are in the artefact
+    """
 
     def __init__(self) -> None:
         from async_delivery.domain.smoke import PROD, STAGING
 
         self._width = max(len(check_id) for check_id in (*STAGING, *PROD))
         self._begun = False
+        self.fault: OSError | None = None
 
     def show(self, check: Check) -> None:
+        try:
+            self._print(check)
+        except OSError as exc:
+            self.fault = exc
+            silence(sys.stdout)
+
+    def _print(self, check: Check) -> None:
         if not self._begun:
             print(f"{'CHECK':<{self._width}}  {'OUTCOME':<7}  {'SECONDS':>7}  DETAIL")
             self._begun = True
