@@ -81,6 +81,31 @@ def test_signals_of_another_form_are_unknown(signals: Any, capsys: pytest.Captur
     assert "not as this version would" in said.err
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HTTP_PROXY", "socks5://u:canary-password@proxy:1"),
+        ("HTTP_PROXY", "odd://u:canary-password@proxy:1"),
+        ("HTTP_PROXY", "u:canary-password@:bad::"),
+        ("SSL_CERT_FILE", "canary-password.pem"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_unknown_and_a_finding(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, value)
+    scheme = "https" if name == "SSL_CERT_FILE" else "http"
+    url = f"{scheme}://203.0.113.1:1"
+
+    codes = (run(["signals", "--base-url", url]), run(["triage", "--base-url", url]))
+
+    said = capsys.readouterr()
+    assert codes == (3, 1)
+    assert "canary-password" not in said.out + said.err
+    for text in (said.out, said.err):
+        assert f"{url} cannot be asked: a proxy or a file of certificates" in text
+
+
 # ---------------------------------------------------------------- smoke
 
 

@@ -72,14 +72,30 @@ class Probe:
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.timeout_seconds = timeout_seconds
-        host = urlsplit(self.base_url).hostname or ""
-        self._http = httpx2.Client(
-            base_url=self.base_url,
-            headers=[*headers, ("User-Agent", "async-delivery-probe")],
-            # A proxy of the environment is for other machines: one's own server is asked directly.
-            trust_env=host not in _LOOPBACK,
-            timeout=httpx2.Timeout(timeout_seconds, connect=min(5.0, timeout_seconds)),
-        )
+        self._headers = [*headers, ("User-Agent", "async-delivery-probe")]
+        self._client: httpx2.Client | None = None
+
+    @property
+    def _http(self) -> httpx2.Client:
+        """Made with the first question: what is wrong with the environment is a fact, too. Raises UnreachableError."""
+        if self._client is None:
+            host = urlsplit(self.base_url).hostname or ""
+            try:
+                self._client = httpx2.Client(
+                    base_url=self.base_url,
+                    headers=self._headers,
+                    # A proxy of the environment is for other machines: one's own server is asked directly.
+                    trust_env=host not in _LOOPBACK,
+                    timeout=httpx2.Timeout(self.timeout_seconds, connect=min(5.0, self.timeout_seconds)),
+                )
+            except (ValueError, ImportError, OSError, httpx2.InvalidURL) as exc:
+                # Without what the library says: it may quote the proxy, and with it a password.
+                raise UnreachableError(
+                    f"{shown_url(self.base_url)} cannot be asked: a proxy or a file of certificates that the"
+                    f" environment names cannot be used ({type(exc).__name__}; see HTTP_PROXY, HTTPS_PROXY,"
+                    " ALL_PROXY, SSL_CERT_FILE)"
+                ) from exc
+        return self._client
 
     def __enter__(self) -> Probe:
         return self
@@ -89,7 +105,8 @@ class Probe:
 
     def close(self) -> None:
         """Let go of the connections."""
-        self._http.close()
+        if self._client is not None:
+            self._client.close()
 
     def get(
         self, path: str, params: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
