@@ -78,9 +78,22 @@ class Attempt:
         self.drain = False
 
     def prolong(self, until: float) -> None:
-        """The lease was renewed; it holds until that instant of the monotonic clock."""
+        """The lease was renewed; it holds until that instant of the monotonic clock.
+
+        Too late for an attempt that was given up: it stays lost, and its lease over.
+        """
         with self._lock:
-            self.lease_until = max(self.lease_until, until)
+            if not self.lost:
+                self.lease_until = max(self.lease_until, until)
+
+    def expire(self, now: float) -> None:
+        """Lose the attempt if its lease is over by ``now``, unless it is renewed in the same moment."""
+        with self._lock:
+            known = self.lost or now < self.lease_until
+            if not known:
+                self._lose()
+        if not known:
+            self._waker.wake()
 
     def held(self, now: float) -> bool:
         """False when the lease was taken, or could not be renewed in time: write nothing any more."""
@@ -108,7 +121,10 @@ class Attempt:
         """Have the attempt stopped because it is lost, canceled or drained. Repeating it changes nothing."""
         match reason:
             case StopReason.LOST:
-                known = self._lose()
+                with self._lock:
+                    known = self.lost
+                    if not known:
+                        self._lose()
             case StopReason.CANCEL:
                 known, self.cancel_requested = self.cancel_requested, True
             case StopReason.DRAIN:
@@ -118,9 +134,8 @@ class Attempt:
         if not known:
             self._waker.wake()
 
-    def _lose(self) -> bool:
-        with self._lock:
-            known, self.lost = self.lost, True
-            if self._end_now is not None and not known:
-                self._end_now()
-        return known
+    def _lose(self) -> None:
+        """Once, under the lock."""
+        self.lost = True
+        if self._end_now is not None:
+            self._end_now()

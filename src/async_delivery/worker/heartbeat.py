@@ -138,7 +138,7 @@ class LeaseWatch:
             if attempt.held(now):
                 soonest = min(soonest, attempt.lease_until)
             else:
-                attempt.ask(StopReason.LOST)
+                attempt.expire(now)
         return max(0.0, soonest - now)
 
 
