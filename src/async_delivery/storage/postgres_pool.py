@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolClosed
 
 from async_delivery.domain.errors import AsyncDeliveryError
 from async_delivery.storage import postgres_connect
@@ -111,6 +111,8 @@ class Connections:
 
     def new(self) -> Connection:
         """A connection that is not lent but the caller's own. Raises psycopg.Error."""
+        if self._closed:
+            raise PoolClosed("the store is closed")
         connection = postgres_connect.connect(self._conninfo)
         try:
             self.require_own(connection)
