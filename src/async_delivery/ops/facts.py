@@ -173,6 +173,11 @@ FACTS: Mapping[str, Told] = {
         "A process for the attempts of an analysis runs.",
     ),
     "child.ended": Told("debug", _given("analysis", "reason", "attempts", "dead"), "Such a process ended."),
+    "store.weak": Told(
+        "warning",
+        _given("warning"),
+        "The database is set up so that a promise may break: at start, and when it becomes so.",
+    ),
     "store.away": Told(
         "warning",
         _given("error"),

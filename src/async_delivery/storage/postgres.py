@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
+from async_delivery import telemetry
 from async_delivery.domain.errors import StoreBusyError, UnavailableError
 from async_delivery.storage import postgres_info
 from async_delivery.storage.contract import Reader, Signal, StoreInfo, Transaction
@@ -79,8 +80,10 @@ class PostgresStore:
         connections   the most this process has open at a time for reads and writes; two more listen and notify
         Raises UnavailableError.
         """
-        self._conninfo, self._revision, self._facts = conninfo, revision, facts
-        self._read_only = mode is Mode.READ_ONLY
+        self._conninfo, self._revision = conninfo, revision
+        self._read_only, self._serves = mode is Mode.READ_ONLY, mode is Mode.SERVE
+        self._told: tuple[str, ...] = ()
+        self._take(facts)
         limits = _SERVING if mode is Mode.SERVE else _TOOLING
         self._connections = Connections(conninfo, store_id, limits, connections)
         # Every connection may have been lost with a restart of the database, and each is met once.
@@ -222,7 +225,16 @@ class PostgresStore:
     def _look(self, connection: Connection) -> None:
         """See that the database is still this store's, and how it is set up. Raises psycopg.Error."""
         self._connections.require_own(connection)
-        self._facts = postgres_info.ask(connection)
+        self._take(postgres_info.ask(connection))
+
+    def _take(self, facts: postgres_info.Facts) -> None:
+        """Keep what the server says of itself, and let the operator hear what is wrong with it, each once."""
+        self._facts = facts
+        found = tuple(facts.warnings())
+        for warning in found:
+            if self._serves and warning not in self._told:
+                telemetry.emit("store.weak", warning=warning)
+        self._told = found
 
     def clock(self) -> datetime:
         return self._clock.now()
