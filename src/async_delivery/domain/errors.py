@@ -141,6 +141,10 @@ class UnavailableError(AsyncDeliveryError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class NoRoomError(UnavailableError):
+    """The disk of the store is full. Nothing of this was kept."""
+
+
 class StoreFileError(AsyncDeliveryError):
     """The store file or its database cannot be used; says what is wrong and what to do. Nothing was changed."""
 

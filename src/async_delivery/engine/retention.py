@@ -15,14 +15,14 @@ from time import perf_counter
 
 from async_delivery import telemetry
 from async_delivery.domain.cleanup import CleanupDoneError, CleanupPausedError, Runner
-from async_delivery.domain.errors import AsyncDeliveryError, StoreBusyError, UnavailableError
+from async_delivery.domain.errors import AsyncDeliveryError, NoRoomError, StoreBusyError, UnavailableError
 from async_delivery.domain.retention import ExitCode, RetentionPolicy, RetentionReport, SectionCount
 from async_delivery.engine import cleanups
 from async_delivery.engine.runtime import Clock, StoreClock
 from async_delivery.storage.contract import Deleted, RetentionCount, Section, Store, Transaction
 
 TARGET_BATCH_SECONDS = 0.015
-_FIRST_BATCH, _LARGEST_BATCH = 100, 5_000
+_SMALLEST_BATCH, _FIRST_BATCH, _LARGEST_BATCH = 20, 100, 5_000
 
 Stop = Callable[[], bool]
 
@@ -148,6 +148,12 @@ class _Sweep:
                     if why := self._why_stop():
                         return (why,)
                     deleted, seconds = self._batch(section, limit)
+                except NoRoomError as exc:
+                    if limit == _SMALLEST_BATCH:
+                        return (f"{section}: {exc.message}",)
+                    # The reserve is let go for those who come after; a smaller batch also needs less.
+                    limit = max(_SMALLEST_BATCH, limit // 4)
+                    continue
                 except UnavailableError as exc:
                     return (f"{section}: {exc.message}",)
                 self._add(section, deleted)
@@ -190,7 +196,7 @@ class _Sweep:
 def _next_limit(limit: int, seconds: float) -> int:
     """Aim the next batch at TARGET_BATCH_SECONDS, changing by at most a factor of two."""
     factor = TARGET_BATCH_SECONDS / max(seconds, 1e-6)
-    return max(20, min(_LARGEST_BATCH, int(limit * min(2.0, max(0.5, factor)))))
+    return max(_SMALLEST_BATCH, min(_LARGEST_BATCH, int(limit * min(2.0, max(0.5, factor)))))
 
 
 def _report(

@@ -16,8 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from async_delivery.domain.errors import UnavailableError
+from async_delivery.domain.errors import NoRoomError, UnavailableError
+from async_delivery.domain.lifecycle import Change
+from async_delivery.domain.reserve import Reserve
+from async_delivery.domain.tenant import OrgId
+from async_delivery.storage.ballast import Ballast
 from async_delivery.storage.contract import Reader, Signal, StoreInfo, Transaction
+from async_delivery.storage.dialects import Texts
 from async_delivery.storage.locks import CleanupLock, LockFile
 from async_delivery.storage.sqlite_files import BUSY_SECONDS, connect_writer, lock_path
 from async_delivery.storage.sqlite_info import DURABILITY, describe
@@ -36,6 +41,24 @@ class SqliteTransaction(SqliteReader, SqlTransaction):
 
     integrity_error = sqlite3.IntegrityError
 
+    def __init__(self, connection: sqlite3.Connection, texts: Texts, ballast: Ballast) -> None:
+        super().__init__(connection, texts)
+        self._ballast = ballast
+
+    def _enter_job(self, change: Change) -> None:
+        self._ballast.require_room(self._unused_bytes)
+        super()._enter_job(change)
+
+    def add_input_chunk(self, org_id: OrgId, input_id: str, seq: int, data: bytes, now: datetime) -> None:
+        self._ballast.require_room(self._unused_bytes)
+        super().add_input_chunk(org_id, input_id, seq, data, now)
+
+    def _unused_bytes(self) -> int:
+        """Room inside the database, left by what was deleted."""
+        ask = self._connection.execute
+        pages, page_bytes = ask("PRAGMA freelist_count").fetchone()[0], ask("PRAGMA page_size").fetchone()[0]
+        return int(pages * page_bytes)
+
     def is_duplicate(self, exc: Exception) -> bool:
         return isinstance(exc, sqlite3.IntegrityError) and exc.sqlite_errorname in {
             "SQLITE_CONSTRAINT_UNIQUE",
@@ -52,10 +75,11 @@ class SqliteSession:
         path: Path,
         lock: LockFile,
         standing: Standing,
+        ballast: Ballast,
         tell: Callable[[Signal], None],
         before_close: Callable[[], None],
     ):
-        self._path, self._lock, self._standing = path, lock, standing
+        self._path, self._lock, self._standing, self._ballast = path, lock, standing, ballast
         self._tell, self._before_close = tell, before_close
         self._connection: sqlite3.Connection | None = None
 
@@ -68,11 +92,12 @@ class SqliteSession:
             # The connection stays: it is the only way to what its log still holds.
             self._lock.release_writer()
             raise
+        self._ballast.tend()
         if self._connection is None:
             self._connect()
         else:
             self._connection.execute("BEGIN IMMEDIATE")
-        return SqliteTransaction(self._open(), TEXTS)
+        return SqliteTransaction(self._open(), TEXTS, self._ballast)
 
     def _connect(self) -> None:
         self._connection = connect_writer(self._path)
@@ -123,7 +148,11 @@ class SqliteSession:
         self._lock.release_writer()
 
     def explain(self, exc: BaseException) -> UnavailableError:
-        return unavailable(exc, "refuses to write", self._path)
+        error = unavailable(exc, "refuses to write", self._path)
+        if isinstance(error, NoRoomError):
+            # Too late for this one; what comes next, a cleanup for example, finds some room.
+            self._ballast.release()
+        return error
 
     def tell(self, transaction: SqliteTransaction) -> None:
         for signal in transaction.signals:
@@ -164,8 +193,11 @@ class SqliteStore:
         self._listeners_lock = threading.Lock()
         self._listeners: tuple[Listener, ...] = ()
         self._writer: Writer | None = None
+        self._ballast = Ballast(path)
         if lock is not None:
-            self._session = SqliteSession(path, lock, standing, self._tell, self._readers.close)
+            self._session = SqliteSession(
+                path, lock, standing, self._ballast, self._tell, self._readers.close
+            )
             self._writer = Writer(self._session, f"store-writer-{path.name}")
 
     def read(self, fn: Callable[[Reader], T]) -> T:
@@ -214,6 +246,14 @@ class SqliteStore:
 
     def cleanup_lock(self) -> CleanupLock:
         return CleanupLock(lock_path(self._path))
+
+    def keep_reserve(self, asked_bytes: int) -> None:
+        """Keep so much of the disk free for cleanups and running jobs; 0 for nothing. For who serves the store."""
+        self._ballast.keep(asked_bytes)
+
+    def reserve(self) -> Reserve:
+        """How it stands with what is kept."""
+        return self._ballast.state()
 
     def info(self) -> StoreInfo:
         return self._readers.read(lambda reader: describe(reader, self._path, self._revision))

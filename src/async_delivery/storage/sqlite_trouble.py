@@ -6,7 +6,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from async_delivery.domain.errors import UnavailableError
+from async_delivery.domain.errors import NoRoomError, UnavailableError
 
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 # What SQLite says when a disk is full: of the file itself, or of the log and its index beside it.
@@ -39,7 +39,7 @@ def unavailable(exc: BaseException, what: str, path: Path) -> UnavailableError:
             " check, and restore it from a backup"
         )
     if is_full(exc, path):
-        return UnavailableError(
+        return NoRoomError(
             f"the database {what}: {exc}; free some space on {_file_system(path)}, then try again"
         )
     return UnavailableError(f"the database {what}: {exc}")
