@@ -469,3 +469,12 @@ def hums(*, context: Context) -> None:
     while not context.canceled:
         print("still here")
         time.sleep(0.05)
+
+
+@analysis("hangs-once")
+def hangs_once(*, context: Context) -> dict[str, Any]:
+    """Comes to an end on its second attempt only, and tells where it runs."""
+    context.partial({"pid": os.getpid(), "attempt": context.attempt})
+    if context.attempt == 1:
+        time.sleep(600)
+    return {"pid": os.getpid(), "attempt": context.attempt}
