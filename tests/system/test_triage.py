@@ -170,10 +170,14 @@ def test_a_result_that_expired_is_told_from_one_that_never_was(own: Desk) -> Non
 
     expired = own.triage("--result", job["result_id"])[1]
     unknown = own.triage("--result", job["job_id"])[1]
+    nobodys = own.triage()[1]
 
     assert [each["fault"] for each in expired["findings"]] == ["result_expired"]
     assert [each["fault"] for each in unknown["findings"]] == ["result_not_found"]
     assert expired["error_class"] == unknown["error_class"] == "result_read"
+    # The newest job of a tenant that has been quiet for long.
+    assert nobodys["findings"] == []
+    assert nobodys["facts"]["reads"][f"result {job['result_id']}"].startswith("410 ")
 
 
 # ---------------------------------------------------------------- tenants

@@ -168,7 +168,7 @@ class Reading:
             else [*newest, *(self._list(status=JobStatus.COMPLETED.value, limit="1") or [])]
         )
         for job in jobs:
-            self._job(str(job["job_id"]), read_result=True)
+            self._job(str(job["job_id"]), read_result=True, asked_for=False)
 
     def _list(self, **params: str) -> list[dict[str, Any]] | None:
         answer = self._probe.get("/analyze/jobs", params)
@@ -177,7 +177,7 @@ class Reading:
             return None
         return list(answer.body["jobs"])
 
-    def _job(self, job_id: str, *, read_result: bool) -> None:
+    def _job(self, job_id: str, *, read_result: bool, asked_for: bool = True) -> None:
         path = f"/analyze/jobs/{segment(job_id)}"
         answer = self._probe.get(path)
         self._notes.fact("reads", f"job {job_id}", _shown(answer))
@@ -203,16 +203,19 @@ class Reading:
                 "async-delivery store check",
             )
         if read_result and job.get("result_id"):
-            self._permalink(str(job["result_id"]))
+            self._permalink(str(job["result_id"]), asked_for=asked_for)
         self._notifications(job_id, status)
 
     # ------------------------------------------------------------ the permalink
-    def _permalink(self, result_id: str) -> str | None:
-        """Read it; the job it belongs to."""
+    def _permalink(self, result_id: str, *, asked_for: bool = True) -> str | None:
+        """Read it; the job it belongs to. Of one that nobody asked for it is no fault to have expired: the tenant
+        has been quiet for longer than results are kept."""
         path = f"/analyze/results/{segment(result_id)}"
         answer = self._probe.get(path, {"view": "latest"})
         self._notes.result_id = result_id
         self._notes.fact("reads", f"result {result_id}", _shown(answer))
+        if answer.status == 410 and not asked_for:
+            return None
         if answer.status == 410:
             self._notes.found(
                 Fault.RESULT_EXPIRED,
