@@ -19,6 +19,7 @@ from async_delivery.domain.errors import (
     StoreBusyError,
     UnavailableError,
 )
+from async_delivery.engine.runtime import Policy
 from async_delivery.storage import postgres
 from async_delivery.storage.contract import Reader, Signal, Store, Transaction
 from async_delivery.storage.opening import Mode, StoreFile, open_store
@@ -27,6 +28,7 @@ from async_delivery.storage.postgres_connect import Limits
 from async_delivery.storage.postgres_session import PostgresReader, PostgresTransaction
 from tests.contract.support import ALPHA, House, saving
 from tests.contract.test_races import together
+from tests.domain.support import NOON
 from tests.postgres import shared_server
 from tests.storage.processes import until
 
@@ -138,6 +140,39 @@ def test_a_transaction_that_idles_too_long_is_ended_once_and_not_run_again(
                 ask(dawdle)
         assert len(runs) == 2
         assert House(store).submit().event_seq == 1
+
+
+def test_who_waits_for_a_machine_that_stands_still_outlasts_it_within_a_lease() -> None:
+    limits = Limits()
+
+    assert limits.idle_seconds < limits.lock_seconds < Policy().lease_seconds
+
+
+def test_a_claim_waits_for_one_that_stands_still_no_longer_than_that(
+    file: StoreFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "_SERVING", Limits(60, 10, 0.3))
+    done = threading.Event()
+
+    def stand_still(tx: Transaction) -> None:
+        tx.claimable(1, None, 5, NOON)
+        done.wait(30)
+        tx.claimable(1, None, 5, NOON)
+
+    with opened(file) as still, opened(file) as other:
+        House(other).submit()
+        stuck = still.write_soon(stand_still)
+        held = (
+            "SELECT 1 FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database"
+            " WHERE locktype = 'advisory' AND datname = current_database()"
+        )
+        until(lambda: bool(by_hand(file, held)))
+
+        assert len(House(other).claim(cap=5)) == 1
+
+        done.set()
+        with pytest.raises(UnavailableError, match="left idle for too long"):
+            stuck.result(30)
 
 
 def test_two_transactions_that_lock_crosswise_are_both_done_in_the_end(file: StoreFile) -> None:

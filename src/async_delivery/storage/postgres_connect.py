@@ -37,12 +37,14 @@ class Limits:
 
     statement_seconds   one statement
     lock_seconds        waiting for a row that somebody else has locked
-    idle_seconds        a transaction in which nothing is asked
+    idle_seconds        a transaction in which nothing is asked: less than lock_seconds, so that whoever waits for its
+                        locks outlasts a machine that stands still. One of these is the place for claims, without
+                        which no worker gets a job.
     """
 
     statement_seconds: float = 60.0
     lock_seconds: float = 10.0
-    idle_seconds: float = 60.0
+    idle_seconds: float = 5.0
 
     def settings(self) -> dict[str, str]:
         """As PostgreSQL's settings, in milliseconds."""
