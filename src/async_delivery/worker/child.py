@@ -33,7 +33,7 @@ EXIT_BROKEN = 70  # the child could not be set up; EX_SOFTWARE
 _MAX_TEXT = 500
 _OUT_OF_MEMORY = b'{"code":"out_of_memory","message":"","again":false}'
 # The kernel takes these before the server when the machine runs out of memory.
-_OOM_SCORE = b"500"
+_OOM_SCORE = 500
 
 
 def run(order: Mapping[str, Any], channel: int, output: int, flag: int, forkserver_pid: int) -> int:
@@ -57,8 +57,7 @@ def _shut_in(order: Mapping[str, Any], output: int, forkserver_pid: int) -> None
         os._exit(EXIT_BROKEN)
     processes.adopt_orphans()
     processes.set_name(f"ad-{order['name']}")
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb") as score:
-        score.write(_OOM_SCORE)
+    _be_first_to_go()
     os.umask(0o077)
     _be_nice(order["nice"])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -68,6 +67,13 @@ def _shut_in(order: Mapping[str, Any], output: int, forkserver_pid: int) -> None
     os.close(null)
     _renew_output(output)
     _reseed()
+
+
+def _be_first_to_go() -> None:
+    # Only up: where the process above has a higher one already, it would else be taken in the child's place.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+b", buffering=0) as score:
+        if int(score.read()) < _OOM_SCORE:
+            score.write(str(_OOM_SCORE).encode())
 
 
 def _be_nice(nice: int) -> None:

@@ -66,6 +66,10 @@ class OutputRing:
         while self.read():
             pass
 
+    def close(self) -> None:
+        """Close the pipe; what was read stays."""
+        os.close(self._fd)
+
     def pause_seconds(self) -> float:
         """How long nothing should be read; 0 if the limit is not reached."""
         return max(0.0, self._budget_from + 1.0 - monotonic()) if self._spent() else 0.0

@@ -173,7 +173,15 @@ class RayExecutor:
     def _keep(self) -> None:
         pause = _FIRST_PAUSE_SECONDS
         while not self._closing.is_set():
-            why, was_ready = self._keep_one()
+            was_ready, why = False, ""
+            try:
+                control, process, said = self._launch()
+            except OSError as exc:
+                why = f"no process can be started: {exc}"
+            else:
+                was_ready, why = self._serve(control, process, said)
+                ended = _end(control, process, said)
+                why = why or ended
             if self._closing.is_set():
                 return
             if was_ready:
@@ -184,44 +192,31 @@ class RayExecutor:
             self._closing.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    def _keep_one(self) -> tuple[str, bool]:
-        """One bridge from its start to its end; why it ended, and whether it had reached Ray."""
+    def _serve(
+        self, control: socket.socket, process: subprocess.Popen[bytes], said: OutputRing
+    ) -> tuple[bool, str]:
+        """One bridge until it hangs up or all ends: whether it had reached Ray, and what it says was in the way."""
         began = perf_counter()
-        printed, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        control, process = self._launch(theirs)
-        said = OutputRing(printed, _KEEP_BYTES)
         try:
             control.settimeout(_SEND_SECONDS)
             setup = {"address": self._address, "host": self._host, "refs": self._refs}
             control.send(json.dumps({**setup, "keep_env": self._server.keep_env}).encode())
             answer = self._answer(control, said)
             if "ready" not in answer:
-                return str(answer.get("failed", "the bridge ended before it reached Ray")), False
+                return False, str(answer.get("failed", ""))
             with self._lock:
                 self._control, self._process, self.ready = control, process, True
-            seconds = perf_counter() - began
             told = {name: answer[name] for name in ("address", "nodes", "local")}
-            telemetry.emit("ray.ready", pid=process.pid, seconds=seconds, **told)
-            while not self._closing.is_set() and process.poll() is None:
-                self._listen(control, said)
-        except OSError as exc:
-            return f"the bridge does not listen: {exc}", self.ready
+            telemetry.emit("ray.ready", pid=process.pid, seconds=perf_counter() - began, **told)
+            # It says nothing more: what can be heard is that it hangs up.
+            while not self._closing.is_set() and not self._listen(control, said):
+                pass
+            return True, ""
+        except OSError:
+            return False, ""
         finally:
             with self._lock:
                 self.ready, self._control, self._process = False, None, None
-            control.close()
-            try:
-                process.wait(_LEAVE_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            # What a bridge that was killed could not end itself.
-            for pid in processes.session(process.pid):
-                processes.signal_group(pid, signal.SIGKILL)
-            said.drain()
-            os.close(printed)
-        lines = (said.text() or "").strip().splitlines()
-        return f"the bridge ended with code {process.returncode}{': ' + lines[-1] if lines else ''}", True
 
     def _answer(self, control: socket.socket, said: OutputRing) -> dict[str, Any]:
         until = monotonic() + _CONNECT_SECONDS
@@ -240,25 +235,50 @@ class RayExecutor:
         poll.register(control, select.POLLIN)
         return bool(poll.poll(1000 * _TICK_SECONDS))
 
-    def _launch(self, printed: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def _launch(self) -> tuple[socket.socket, subprocess.Popen[bytes], OutputRing]:
+        """A new bridge: the way to it, itself, and what it prints. Raises OSError."""
         path = self._server.sys_path
-        program = (
-            f"import sys; sys.path[:] = {path!r}; "
-            f"from async_delivery.worker.ray_bridge import main; main({theirs.fileno()}, {os.getpid()})"
-        )
         environ = scrubbed(os.environ, self._server.keep_env)
         environ |= {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
         # Nothing is reported to Ray's makers, whatever else is set.
         environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
-        with theirs, open(printed, "wb") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-c", program],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env=environ,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        return ours, process
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        printed, out = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(printed, False)
+        program = (
+            f"import sys; sys.path[:] = {path!r}; "
+            f"from async_delivery.worker.ray_bridge import main; main({theirs.fileno()}, {os.getpid()})"
+        )
+        try:
+            with theirs, open(out, "wb") as stream:
+                process = subprocess.Popen(
+                    [sys.executable, "-c", program],
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    env=environ,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+        except OSError:
+            ours.close()
+            os.close(printed)
+            raise
+        return ours, process, OutputRing(printed, _KEEP_BYTES)
+
+
+def _end(control: socket.socket, process: subprocess.Popen[bytes], said: OutputRing) -> str:
+    """Let a bridge end, and all that it started; its last words."""
+    control.close()
+    try:
+        process.wait(_LEAVE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    # What one that was killed could not end itself.
+    for pid in processes.session(process.pid):
+        processes.signal_group(pid, signal.SIGKILL)
+    said.drain()
+    said.close()
+    lines = (said.text() or "").strip().splitlines()
+    return f"the bridge ended with code {process.returncode}{': ' + lines[-1] if lines else ''}"
