@@ -171,6 +171,12 @@ def test_a_poll_is_made_by_one_waiter_only() -> None:
     assert woken.count(Wake.TICK) == 4
 
 
+def test_polls_come_early_by_chance_and_never_late() -> None:
+    pauses = [Bell(poll_seconds=4.0, jitter=lambda at=at: at)._interval() for at in (0.0, 0.5, 1.0)]  # type: ignore[misc]
+
+    assert pauses == [4.0, 3.5, 3.0]
+
+
 def test_an_appointment_is_kept_to_the_moment() -> None:
     bell = Bell(poll_seconds=60)
     began = monotonic()
