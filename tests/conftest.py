@@ -6,6 +6,9 @@ from collections.abc import Generator
 
 import pytest
 
+# Servers that tests start would each put aside the usual 64 MiB of the disk.
+os.environ.setdefault("ASYNC_DELIVERY_BALLAST_BYTES", "1MiB")
+
 CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
 

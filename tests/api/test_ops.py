@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from async_delivery.domain.reserve import Reserve
 from async_delivery.domain.signal import SPECS
 from async_delivery.engine import cleanups
 from async_delivery.engine.runtime import Runtime
+from async_delivery.ops.health import check_reserve
 from async_delivery.testing import FakeClock
 from tests.api.support import Web
 from tests.engine.support import submitted
@@ -45,3 +47,16 @@ def test_what_operators_ask_needs_no_tenant_and_refuses_none(web: Web) -> None:
         answer = web.get(path, headers={"X-Org-Id": "no such name"})
         assert answer.status_code == 200, path
     assert web.get("/metrics").headers["content-type"].startswith("text/plain")
+
+
+def test_a_reserve_that_is_out_is_told_and_makes_nobody_unready() -> None:
+    mib = 1 << 20
+
+    whole, out, none = (
+        check_reserve(reserve)
+        for reserve in (Reserve(64 * mib, 64 * mib), Reserve(64 * mib, 0), Reserve(0, 0))
+    )
+
+    assert (whole.ok, out.ok, none.ok) == (True, False, True)
+    assert not out.required
+    assert "96 MiB" in out.detail

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from async_delivery.domain.errors import AsyncDeliveryError
+from async_delivery.domain.reserve import Reserve
 from async_delivery.engine.runtime import Runtime
 from async_delivery.ops.stock import Look
 
@@ -133,6 +134,19 @@ def check_disk(look: Look | None, min_bytes: int) -> Check:
         return Check("disk_space", True, "not known here", required=False)
     detail = f"{look.free_bytes // 2**20} MiB free, at least {min_bytes // 2**20} MiB wanted"
     return Check("disk_space", look.free_bytes >= min_bytes, detail)
+
+
+def check_reserve(reserve: Reserve) -> Check:
+    """What the store keeps of the disk is there. For information: without it new jobs are refused, and told so."""
+    if not reserve.wanted_bytes:
+        return Check("disk_reserve", True, "none is kept", required=False)
+    kept = f"{reserve.held_bytes // 2**20} of {reserve.wanted_bytes // 2**20} MiB kept in reserve"
+    if reserve.is_whole:
+        return Check("disk_reserve", True, kept, required=False)
+    again = (
+        f"new jobs are taken while {-(-reserve.needed_bytes // 2**20)} MiB are free or unused in the database"
+    )
+    return Check("disk_reserve", False, f"{kept}; {again}", required=False)
 
 
 def check_pause(look: Look | None) -> Check:

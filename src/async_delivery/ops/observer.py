@@ -14,6 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from async_delivery import telemetry
 from async_delivery.domain.cleanup import Pause
+from async_delivery.domain.reserve import Reserve
 from async_delivery.domain.retention import RetentionPolicy
 from async_delivery.domain.signal import Signal
 from async_delivery.engine.runtime import Runtime
@@ -35,6 +36,7 @@ class ObserverSettings:
     min_free_bytes             where the store is, for the process to count as ready
     store_folder               for its free space; None where the store is elsewhere
     schema_revision            that this version wants; None to take what there is
+    reserve                    asks for the reserve of the store; None where it keeps none
     """
 
     version: str
@@ -44,6 +46,7 @@ class ObserverSettings:
     min_free_bytes: int = 67_108_864
     store_folder: Path | None = None
     schema_revision: str | None = None
+    reserve: Callable[[], Reserve] | None = None
 
 
 class Observer:
@@ -95,6 +98,7 @@ class Observer:
         """Every check. Writes a small row now and then, and may take PROBE_TIMEOUT_SECONDS."""
         look = self._looker.look()
         settings = self._settings
+        reserve = [health.check_reserve(settings.reserve())] if settings.reserve else []
         return [
             health.check_store(self._probe),
             health.check_schema(look, settings.schema_revision),
@@ -102,6 +106,7 @@ class Observer:
             health.check_queue(look, settings.max_queued_seconds),
             health.check_draining(self._draining()),
             health.check_disk(look, settings.min_free_bytes),
+            *reserve,
             health.check_pause(look),
         ]
 

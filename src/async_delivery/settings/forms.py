@@ -58,6 +58,11 @@ def parse_bytes(text: str) -> int:
     return size
 
 
+def parse_bytes_or_none(text: str) -> int:
+    """A size, or 0 for none."""
+    return 0 if text.strip() == "0" else parse_bytes(text)
+
+
 def span(low: float, high: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         seconds = parse_duration(text)

@@ -19,6 +19,7 @@ from async_delivery.settings.forms import (
     parse_analysis_name,
     parse_analysis_ref,
     parse_bytes,
+    parse_bytes_or_none,
     parse_host,
     parse_label,
     parse_log_format,
@@ -78,6 +79,7 @@ class Settings:
     artifacts_ttl_seconds: int = 2_592_000
     ready_max_queued_seconds: float = 900.0
     ready_min_free_bytes: int = 104_857_600
+    ballast_bytes: int = 67_108_864
     max_body_bytes: int = 1_048_576
     max_upload_bytes: int = 1_073_741_824
     max_wait_seconds: float = 60.0
@@ -333,6 +335,14 @@ SETTINGS: tuple[Setting, ...] = (
         "size",
         parse_bytes,
         "Free disk space of the store below which /health/ready answers 503.",
+        number=True,
+    ),
+    _row(
+        "ballast_bytes",
+        "size",
+        parse_bytes_or_none,
+        "Room that an SQLite store keeps for cleanups and running jobs when its disk is full: a file beside the"
+        " database, at most a sixteenth of the disk; 0 for none.",
         number=True,
     ),
     _row("max_body_bytes", "size", parse_bytes, "Largest JSON body of a request.", number=True),

@@ -33,6 +33,7 @@ class Ballast:
     def __init__(self, database: Path) -> None:
         self.path = ballast_path(database)
         self._asked_bytes: int | None = None
+        self._released = False
 
     def keep(self, asked_bytes: int) -> None:
         """From now on keep so much, 0 for nothing. For the one process that serves the store."""
@@ -74,6 +75,7 @@ class Ballast:
             self.path.unlink()
         except OSError:
             return False
+        self._released = True
         log.warning(
             "the disk is full: %d MiB kept in reserve are let go for cleanups and for jobs that run; new jobs are"
             " refused until there is room again",
@@ -110,7 +112,9 @@ class Ballast:
             return
         finally:
             os.close(descriptor)
-        log.info("%d MiB of the disk are kept in reserve", size // _MEBIBYTE)
+        if self._released:
+            log.warning("there is room on the disk again: %d MiB are back in reserve", size // _MEBIBYTE)
+        self._released = False
 
 
 def _disk(folder: Path) -> tuple[int, int]:

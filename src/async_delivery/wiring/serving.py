@@ -92,7 +92,9 @@ def _serve(
     from async_delivery.wiring.listener import Listener
     from async_delivery.wiring.stores import open_for_serving
 
-    store = open_for_serving(settings.store_file, settings.store_url, settings.store_connections)
+    store = open_for_serving(
+        settings.store_file, settings.store_url, settings.store_connections, settings.ballast_bytes
+    )
     stack.callback(store.close)
     if store.exclusive:
         infos = alone(settings, infos)

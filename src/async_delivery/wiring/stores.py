@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from async_delivery.domain.reserve import Reserve
 from async_delivery.engine.runtime import SystemClock, new_id
 from async_delivery.storage.contract import Store
 from async_delivery.storage.opening import (
@@ -21,6 +22,7 @@ from async_delivery.storage.opening import (
     open_store,
     read_store_file,
 )
+from async_delivery.storage.sqlite import SqliteStore
 from async_delivery.storage.storefile import DEFAULT_URL, check_url
 
 T = TypeVar("T")
@@ -36,14 +38,25 @@ def is_embedded(store_file: Path, store_url: str | None) -> bool:
     return check_url(store_url or DEFAULT_URL).startswith("sqlite:")
 
 
-def open_for_serving(store_file: Path, store_url: str | None, connections: int | None = None) -> Store:
+def open_for_serving(
+    store_file: Path, store_url: str | None, connections: int | None = None, ballast_bytes: int = 0
+) -> Store:
     """The store, made where there is no store file, with its schema up to date.
 
-    connections   the most to have to PostgreSQL; None for the usual number
+    connections     the most to have to PostgreSQL; None for the usual number
+    ballast_bytes   room that an SQLite store keeps for when its disk is full
     Raises StoreFileError, StoreBusyError while another process serves it.
     """
     ensure_store(store_file, store_url, store_id=new_id(), now=SystemClock().now())
-    return open_store(store_file, Mode.SERVE, connections)
+    store = open_store(store_file, Mode.SERVE, connections)
+    if isinstance(store, SqliteStore):
+        store.keep_reserve(ballast_bytes)
+    return store
+
+
+def reserve_of(store: Store) -> Callable[[], Reserve] | None:
+    """How to ask for the reserve of a store that keeps one."""
+    return store.reserve if isinstance(store, SqliteStore) else None
 
 
 @contextmanager

@@ -63,6 +63,7 @@ def observer_settings(
     """What an observer of this process must be told."""
     from async_delivery.ops.observer import ObserverSettings
     from async_delivery.storage.schema import HEAD
+    from async_delivery.wiring.stores import reserve_of
 
     # Where the database is on another machine, the folder of the store file says nothing of its disk.
     folder: Path | None = settings.store_file.parent if rt.store.exclusive else None
@@ -74,6 +75,7 @@ def observer_settings(
         min_free_bytes=settings.ready_min_free_bytes,
         store_folder=folder,
         schema_revision=HEAD,
+        reserve=reserve_of(rt.store),
     )
 
 

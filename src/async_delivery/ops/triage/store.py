@@ -17,8 +17,10 @@ from async_delivery.domain.retention import ExitCode
 from async_delivery.domain.signal import WITHOUT_IN_APP
 from async_delivery.domain.triage import ErrorClass, Fault
 from async_delivery.ops.triage.notes import Notes
+from async_delivery.storage.ballast import ballast_path
 from async_delivery.storage.contract import Reader, Stock, Store, StoreFacts
 from async_delivery.storage.schema import HEAD
+from async_delivery.storage.sqlite_files import size_of
 from async_delivery.storage.storefile import KIND, StoreFile, read_store_file
 
 T = TypeVar("T")
@@ -76,7 +78,7 @@ def look_at_store(
         notes.happened(file.created_at, f"store {file.store_id} made")
         notes.fact("store", "store_id", file.store_id)
         notes.fact("store", "database", file.database)
-        _disk(file.database_path if file.is_sqlite else store_file, notes)
+        _disk(file.database_path if file.is_sqlite else store_file, notes, sqlite=file.is_sqlite)
         _, seen = look(store_file, lambda store: store.read(lambda reader: _see(reader, now)))
         _tell(seen, notes, now)
         if deep:
@@ -103,7 +105,7 @@ def _see(reader: Reader, now: datetime) -> _Seen:
     )
 
 
-def _disk(path: Path, notes: Notes) -> None:
+def _disk(path: Path, notes: Notes, *, sqlite: bool) -> None:
     try:
         found = os.statvfs(path.parent)
     except OSError as exc:
@@ -112,12 +114,14 @@ def _disk(path: Path, notes: Notes) -> None:
     free, total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
     notes.fact("store", "disk_free_bytes", free)
     notes.fact("store", "disk_total_bytes", total)
+    if sqlite:
+        notes.fact("store", "disk_reserve_bytes", size_of(ballast_path(path)))
     if free < FREE_BYTES_WARNING:
         notes.found(
             Fault.DISK_NEARLY_FULL,
             ErrorClass.NONE,
             f"only {free // _MEBIBYTE} MiB are free where the database is: writes will be refused",
-            "free space there, or move the store to a larger disk",
+            "run a cleanup, which works on a full disk too; then free space there, or move the store to a larger disk",
             f"df -h {shlex.quote(str(path.parent))}",
         )
 
