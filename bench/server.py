@@ -22,7 +22,7 @@ import psutil
 from bench.load import HOST, Connection, LoadError, Request
 
 _ROOT = Path(__file__).resolve().parent.parent
-_COMMAND = Path(sys.executable).with_name("async-delivery")
+COMMAND = Path(sys.executable).with_name("async-delivery")
 _READY_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 
@@ -135,7 +135,7 @@ def service(folder: Path, *options: str, probe: str = "/health") -> AbstractCont
     """``async-delivery serve`` with its store in ``folder``."""
     port = free_port()
     command = [
-        str(_COMMAND),
+        str(COMMAND),
         "serve",
         "--port",
         str(port),
