@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -191,30 +191,35 @@ class OwnServer(Server):
         self._process.start()
         super().__init__(self._process.get_uri())
 
-    def control(self, *words: str) -> None:
-        """pg_ctl with these words, e.g. ``restart -m immediate``."""
-        pg_ctl = Path(self._process.bin_path) / "pg_ctl"
-        subprocess.run(
-            [
-                str(pg_ctl),
-                "-w",
-                "-D",
-                str(self.folder / "data"),
-                "-l",
-                str(self.folder / "data" / "log"),
-                *words,
-            ],
-            check=True,
+    @property
+    def data(self) -> Path:
+        """Its data folder."""
+        return self.folder / "data"
+
+    def control(self, *words: str, data: Path | None = None) -> None:
+        """pg_ctl with these words, e.g. ``restart -m immediate``; of the copy in ``data`` if given."""
+        where = data or self.data
+        self.program("pg_ctl", "-w", "-D", str(where), "-l", str(where / "log"), *words)
+
+    def program(self, name: str, *words: str) -> str:
+        """What one of PostgreSQL's programs prints, run as the user that runs the server."""
+        done = subprocess.run(
+            [str(Path(self._process.bin_path) / name), *words],
             capture_output=True,
+            text=True,
             timeout=120,
             user=self._process.system_user,
             cwd="/",
+            check=False,
         )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def close(self) -> None:
         """Stop it and remove its files. Idempotent."""
         if self.folder.exists():
-            self._process.stop()
+            with suppress(AssertionError, subprocess.TimeoutExpired):
+                self.control("stop", "-m", "immediate")
             shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -6,6 +6,7 @@ where a pooler lends connections by the transaction they would be left behind fo
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +31,8 @@ _WAIT_SECONDS = 3.0
 _AWAY_WAIT_SECONDS = 0.3
 # Not minutes: the next caller tries again.
 _RECONNECT_SECONDS = 2.0
+# A line for every try while the database is away: that it is away is told once, and callers hear why.
+logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 

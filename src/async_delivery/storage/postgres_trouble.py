@@ -21,7 +21,9 @@ _GONE = (
     errors.InvalidSchemaName,
     errors.InsufficientPrivilege,
 )
-_TROUBLE = (psycopg.OperationalError, psycopg.InternalError, psycopg.InterfaceError, *_GONE)
+# A replica answers BEGIN READ WRITE with the second; nothing else that is asked here is lacking anywhere.
+_READ_ONLY = (errors.ReadOnlySqlTransaction, errors.FeatureNotSupported)
+_TROUBLE = (psycopg.OperationalError, psycopg.InternalError, psycopg.InterfaceError, *_GONE, *_READ_ONLY)
 
 
 def is_trouble(exc: BaseException) -> bool:
@@ -73,8 +75,8 @@ def _reason(exc: BaseException, failure: BaseException | None = None) -> str:
     if isinstance(exc, PoolTimeout | TooManyRequests):
         if failure is None:
             return "no connection is free"
-        return f"no connection can be made: {_first_line(failure)}"
-    if isinstance(exc, errors.ReadOnlySqlTransaction):
+        return f"no connection can be made: {_reason(failure)}"
+    if isinstance(exc, _READ_ONLY):
         return (
             "it takes no writes (a replica, or default_transaction_read_only); name the primary, e.g. with"
             " target_session_attrs=read-write"
