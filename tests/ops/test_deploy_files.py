@@ -19,7 +19,6 @@ from async_delivery import __version__
 from async_delivery.api.access import check_bind
 from async_delivery.api.app import ROUTES
 from async_delivery.api.probes import ROUTES as PROBES
-from async_delivery.plugins import discover
 from async_delivery.settings import BY_NAME, Settings
 from tests.docs.pages import code, read, rows
 from tests.ops.manifests import (
@@ -304,20 +303,6 @@ def test_the_image_of_every_file_is_this_version() -> None:
     assert (image["name"], str(image["newTag"])) == ("async-delivery", __version__)
     assert ours == {f"async-delivery:{__version__}"}
     assert f"async-delivery:{__version__}" in DOCKERFILE.read_text()
-
-
-def test_a_worker_may_use_the_memory_that_its_attempts_may() -> None:
-    from async_delivery.plugins.registry import describe
-
-    largest = max(info.limits.memory_bytes or 0 for info in describe(discover()))
-    compose_limit = compose()["services"]["worker"]["deploy"]["resources"]["limits"]["memory"]
-    (container,) = pod_of(the("Deployment", "async-delivery-worker"))["spec"]["containers"]
-    for where, limit in (
-        ("compose.yaml: worker", compose_limit),
-        ("kubernetes: async-delivery-worker/worker", container["resources"]["limits"]["memory"]),
-    ):
-        gib = int(re.match(r"(\d+)(?:g|Gi)\Z", limit)[1])  # type: ignore[index]  # it fails if it does not match
-        assert gib * 2**30 > EXAMPLES[where].settings().slots * largest + 2**29
 
 
 def test_workers_do_not_count_the_cores_of_a_machine_they_share(process: Process) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from async_delivery.api.app import ROUTES
+from async_delivery.plugins import discover
+from async_delivery.plugins.registry import describe
 from tests.docs.pages import ROOT
 from tests.ops.manifests import (
     DEPLOY,
@@ -46,6 +48,18 @@ def test_pods_run_as_nobody_and_can_do_nothing_they_need_not(workload: Object) -
         assert set(container["resources"]) == {"requests", "limits"}
     namespace = the("Namespace", "async-delivery")["metadata"]["labels"]
     assert namespace["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_a_worker_may_use_the_memory_that_its_attempts_may() -> None:
+    largest = max(info.limits.memory_bytes or 0 for info in describe(discover()))
+    compose_limit = compose()["services"]["worker"]["deploy"]["resources"]["limits"]["memory"]
+    (container,) = pod_of(the("Deployment", "async-delivery-worker"))["spec"]["containers"]
+    for where, limit in (
+        ("compose.yaml: worker", compose_limit),
+        ("kubernetes: async-delivery-worker/worker", container["resources"]["limits"]["memory"]),
+    ):
+        gib = int(re.match(r"(\d+)(?:g|Gi)\Z", limit)[1])  # type: ignore[index]  # it fails if it does not match
+        assert gib * 2**30 > EXAMPLES[where].settings().slots * largest + 2**29
 
 
 def user_of_the_image() -> int:
