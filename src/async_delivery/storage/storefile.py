@@ -61,6 +61,10 @@ def sqlite_path(store_file: Path, url: str) -> Path:
     return store_file.parent / name
 
 
+# What libpq itself hides when it shows a connection string.
+_SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
+
+
 def check_url(url: str) -> str:
     """``url`` as it may stand in a store file. Raises StoreFileError."""
     if url.startswith("sqlite:"):
@@ -72,7 +76,7 @@ def check_url(url: str) -> str:
         )
     try:
         parts = urlsplit(url)
-        secret = parts.password is not None or any(key == "password" for key, _ in parse_qsl(parts.query))
+        secret = parts.password is not None or any(key in _SECRETS for key, _ in parse_qsl(parts.query))
     except ValueError as exc:
         raise StoreFileError(
             "the database URL cannot be read; write postgresql://user@host/database"
