@@ -27,6 +27,7 @@ from async_delivery.domain.failure import MESSAGE_LIMIT, FailureCode
 from async_delivery.plugins import AnalysisError, CancelRequested, PluginError, describe, load
 from async_delivery.worker import processes
 from async_delivery.worker.context import ChildContext, Line, encodable
+from async_delivery.worker.footing import Footing
 from async_delivery.worker.frames import Tag, receive, split
 
 EXIT_BROKEN = 70  # the child could not be set up; EX_SOFTWARE
@@ -62,10 +63,7 @@ def _shut_in(order: Mapping[str, Any], output: int, forkserver_pid: int) -> None
     _be_nice(order["nice"])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit_memory(order["memory_bytes"])
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    _renew_output(output)
+    _renew_streams(output)
     _reseed()
 
 
@@ -106,8 +104,12 @@ def _reseed() -> None:
         numpy_random.seed()
 
 
-def _renew_output(output: int) -> None:
-    """Point stdout and stderr at the pipe, whatever became of them."""
+def _renew_streams(output: int) -> None:
+    """Point stdin at nothing, stdout and stderr at the pipe, whatever became of them."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    if null != 0:
+        os.dup2(null, 0)
+        os.close(null)
     for fd in (1, 2):
         os.dup2(output, fd)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  lives as long as the process
@@ -126,6 +128,7 @@ def _flush_output() -> None:
 
 def _serve(line: Line, cancel_flag: mmap.mmap, output: int) -> None:
     """Make attempts until the parent hangs up."""
+    footing = Footing()
     while (frame := receive(line.channel)) is not None:
         head, params = split(frame.payload)
         order = json.loads(head)
@@ -141,13 +144,15 @@ def _serve(line: Line, cancel_flag: mmap.mmap, output: int) -> None:
             # The analysis forked, and this is the fork, which came back: it may neither answer nor take orders.
             os._exit(0 if tag is Tag.RESULT else 1)
         context.close()
+        # Before the parent hears of the end: nothing that this attempt has set going may strike the next.
+        footing.put_back()
         line.send(tag, payload)
         del context, payload
 
 
 def _prepare_attempt(order: Mapping[str, Any], output: int) -> None:
     if not order["first"]:
-        _renew_output(output)
+        _renew_streams(output)
         os.umask(0o077)
     os.chdir(order["workdir"])
     # Temporary files belong to the attempt and go with it.

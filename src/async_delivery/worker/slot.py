@@ -28,6 +28,7 @@ from async_delivery.worker.bell import Bell, Wake
 from async_delivery.worker.complaints import Complaints
 from async_delivery.worker.dialogue import Dialogue, ServingChild
 from async_delivery.worker.ending import Ending, EndKind, failed
+from async_delivery.worker.footing import is_narrowed
 from async_delivery.worker.forkserver import Child, ForkError
 from async_delivery.worker.frames import Tag, join, pack
 from async_delivery.worker.heartbeat import lease_until
@@ -272,6 +273,8 @@ class Slot:
         rss, has_children = processes.footprint(serving.child.pid)
         if has_children:
             return "left processes"
+        if is_narrowed(serving.child.pid):
+            return "narrowed"
         first = serving.first_rss_bytes
         return "grown" if rss > max(_GROWTH_FACTOR * first, first + _GROWTH_BYTES) else None
 

@@ -1,0 +1,63 @@
+"""What a warm child's process must be like whenever an attempt begins, whatever the attempt before has made of it.
+
+A child serves the jobs of many tenants. What the operating system keeps for a process (environment, limits, timers,
+signals, processors) is put back after each attempt; what an analysis keeps in its own modules is its own affair.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+
+_LIMITS = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
+# A child sets these itself, narrower than they were.
+_OWN_LIMITS = frozenset({resource.RLIMIT_CORE, resource.RLIMIT_DATA})
+_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+# SIGTERM is how the service asks a child to end. The others come from timers of an analysis.
+_SIGNALS = (signal.SIGTERM, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF)
+
+
+class Footing:
+    """Of the process that makes it, at the time it is made; to be put back before the parent hears of an end."""
+
+    def __init__(self) -> None:
+        self._environ = dict(os.environ)
+        self._limits = {which: resource.getrlimit(which) for which in _LIMITS}
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._processors = os.sched_getaffinity(0)
+
+    def put_back(self) -> None:
+        """Make it so again. What a process without rights cannot undo is for the parent to see: ``is_narrowed``."""
+        # First what could still strike while the rest is done. A handler stays until nothing is on its way to it.
+        for timer in _TIMERS:
+            signal.setitimer(timer, 0)
+        for number, handler in self._handlers.items():
+            if handler is not None and signal.getsignal(number) != handler:
+                signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        for which, limits in self._limits.items():
+            if resource.getrlimit(which) != limits:
+                with contextlib.suppress(ValueError, OSError):
+                    resource.setrlimit(which, limits)
+        if os.sched_getaffinity(0) != self._processors:
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(0, self._processors)
+        if os.environ != self._environ:
+            os.environ.clear()
+            os.environ.update(self._environ)
+
+
+def is_narrowed(pid: int) -> bool:
+    """Whether a child has given up limits that it had from this process, and cannot take them back."""
+    try:
+        return any(
+            resource.prlimit(pid, which)[1] != resource.getrlimit(which)[1]
+            for which in _LIMITS
+            if which not in _OWN_LIMITS
+        )
+    except OSError:
+        return True  # gone, or somebody else's now

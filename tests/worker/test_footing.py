@@ -1,0 +1,85 @@
+"""A warm child begins each attempt as it began its first, or serves no other."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from async_delivery.worker.footing import Footing, is_narrowed
+
+LOWERS = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); input()"
+IDLES = "input()"
+
+
+def in_a_fork(check: Callable[[], bool]) -> bool:
+    """Run ``check`` in a process that may be spoiled."""
+    pid = os.fork()
+    if pid == 0:
+        good = False
+        try:
+            good = check()
+        finally:
+            os._exit(0 if good else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_what_an_attempt_has_made_of_its_process_is_put_back() -> None:
+    def check() -> bool:
+        footing = Footing()
+        before = (dict(os.environ), resource.getrlimit(resource.RLIMIT_FSIZE), os.sched_getaffinity(0))
+        os.environ.clear()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1][1]))
+        os.sched_setaffinity(0, {min(before[2])})
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+        footing.put_back()
+
+        time.sleep(0.1)  # a timer that still ran would end this process
+        after = (dict(os.environ), resource.getrlimit(resource.RLIMIT_FSIZE), os.sched_getaffinity(0))
+        calm = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        return before == after and calm and not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    assert in_a_fork(check)
+
+
+def test_putting_nothing_back_costs_microseconds() -> None:
+    def check() -> bool:
+        footing = Footing()
+        shortest = float("inf")
+        for _ in range(200):
+            began = time.perf_counter()
+            footing.put_back()
+            shortest = min(shortest, time.perf_counter() - began)
+        return shortest < 0.001
+
+    assert in_a_fork(check)
+
+
+@pytest.mark.parametrize(("program", "narrowed"), [(LOWERS, True), (IDLES, False)])
+def test_a_child_that_gave_limits_up_for_good_is_told_from_others(program: str, narrowed: bool) -> None:
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
+    try:
+        until = time.monotonic() + 20
+        while is_narrowed(child.pid) != narrowed:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        if not narrowed:
+            assert not is_narrowed(child.pid)
+    finally:
+        child.kill()
+        child.wait()
+        assert child.stdin is not None
+        child.stdin.close()
+
+
+def test_a_child_that_is_gone_is_not_used_again() -> None:
+    assert is_narrowed(2**22 + 1)
