@@ -169,6 +169,13 @@ FIGURES: tuple[Figure, ...] = (
     Figure("R25.leases", "leases lost because a clock jumped", 0),
     Figure("R26.starts", "starts of a job that kills its process beyond its limit", 0, short_cases=1),
     Figure("R26.loss", "throughput that its neighbours lose", 10, "%", short_cases=1),
+    Figure(
+        "R26.corpus",
+        "misbehaving analyses that ended wrongly or were noticed by others",
+        0,
+        short_cases=50,
+        long_cases=100,
+    ),
     Figure("R27.gone", "cancel to the end of its processes, beyond the grace, p99", 1, "s", short_cases=10),
     Figure("R27.survivors", "processes left over from canceled attempts", 0, short_cases=10),
     Figure("R28.memory", "growth of the server under frozen and slow clients", 64, "MiB", stores=NONE),
