@@ -168,6 +168,26 @@ class Sweep:
                 self.points += 1
         return found
 
+    def wrong_after(self, name: str, error: str, calls: Sequence[str], every: int = 1) -> list[str]:
+        """What is wrong after ``error``, such as EIO, at each ``every``-th point; the process lives on."""
+        path = PATHS[name]
+        if not (self._folder / path.name).exists():
+            self._template(path)
+        found: list[str] = []
+        for point in self._count(path, calls)[::every]:
+            copy = self.copy(path, f"{error}-{point.call}-{point.number}")
+            fault = Fault(f"error={error}", point.call, str(point.number))
+            trace = copy.with_name(copy.name + ".trace")
+            options = ["-y", "-o", str(trace), "-e", f"trace={point.call},close", "-e", fault.option]
+            status = self._runs.run(path.name, copy, options)
+            wrong = path.judge(copy, acks_of(copy)) if status == 0 else [f"ended with {status}"]
+            wrong += synced_again(trace.read_text(errors="replace"))
+            found += [f"{error}, {point}: {fault}" for fault in wrong]
+            self.points += 1
+            if not wrong:
+                shutil.rmtree(copy)
+        return found
+
     def _template(self, path: CommitPath) -> None:
         folder = self._folder / path.name / "template"
         folder.mkdir(parents=True)
@@ -205,6 +225,26 @@ class Sweep:
         if not wrong:
             shutil.rmtree(copy)
         return wrong
+
+
+_SYNC = re.compile(r"\b(?:fdatasync|fsync)\(\d+<([^>]*)>\) += (-1)?")
+_CLOSE = re.compile(r"\bclose\(\d+<([^>]*)>\)")
+
+
+def synced_again(trace: str) -> list[str]:
+    """Files that were synced after a sync of them had failed, without having been closed: the kernel has forgotten
+    by then what it could not write, and says that all is well."""
+    failed: set[str] = set()
+    wrong = []
+    for line in trace.splitlines():
+        if found := _CLOSE.search(line):
+            failed.discard(found[1])
+        elif found := _SYNC.search(line):
+            if found[2]:
+                failed.add(found[1])
+            elif found[1] in failed:
+                wrong.append(f"{found[1]} was synced again after its sync had failed")
+    return wrong
 
 
 def acks_of(folder: Path) -> list[str]:
