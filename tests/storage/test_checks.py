@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,14 @@ import pytest
 from async_delivery.domain.errors import UnavailableError
 from async_delivery.domain.job import Job
 from async_delivery.domain.retention import RetentionPolicy
+from async_delivery.storage.checks import CHECKS
 from async_delivery.storage.contract import Section
+from async_delivery.storage.dialects import SQLITE, compile_text
 from async_delivery.storage.opening import Mode, open_store
+from async_delivery.storage.sqlite_files import connect_reader
 from tests.contract.support import House
 from tests.contract.test_inputs import uploaded
-from tests.storage.support import break_by_hand, sqlite_store
+from tests.storage.support import break_by_hand, database_of, sqlite_store
 
 
 @pytest.fixture
@@ -162,3 +166,12 @@ def test_a_damaged_page_is_found(tmp_path: Path) -> None:
     finally:
         store.close()
     assert any("malformed" in line or "the database file" in line for line in found), found
+
+
+def test_no_check_looks_each_job_up_among_the_records_of_all(house: House, tmp_path: Path) -> None:
+    """With every in-app record in one range of an index, a look-up by job there takes as long as there are jobs."""
+    with closing(connect_reader(database_of(tmp_path))) as connection:
+        for check in CHECKS:
+            text = compile_text(check.wrong, SQLITE)
+            steps = [str(row[3]) for row in connection.execute(f"EXPLAIN QUERY PLAN {text}")]
+            assert not [step for step in steps if "notifications_in_app" in step], text
