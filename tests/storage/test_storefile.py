@@ -200,7 +200,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "older form 1": (_document(1), "older form.*store convert"),
     "older form 5": (_document(5), "older form.*store convert"),
     "older form, large": (_document(3, filler=5000), "older form.*store convert"),
-    "older form, unknown version": (_document(9), "older form.*store convert"),
+    "older form, newer": (_document(9), "older form.*newer version.*upgrade"),
     "large": ('{"x": "' + "y" * 100_000 + '"}', "larger than"),
     "missing database": (_with(), "missing.*No new one is made"),
 }

@@ -1,4 +1,5 @@
-"""``store init|info|check``: make a store, say what one is, verify that it keeps its promises."""
+"""``store init|info|check``: make a store, say what one is, verify that it keeps its promises. Moving between stores is
+in ``store_transfer``."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import click
 
 from async_delivery.cli.options import json_option, load_settings, settings_options
 from async_delivery.cli.output import emit_json, emit_pairs, say
+from async_delivery.cli.store_transfer import convert, export, import_
 from async_delivery.domain.instant import format_instant
 
 _MOST_VIOLATIONS = 1000
@@ -15,7 +17,11 @@ _MOST_VIOLATIONS = 1000
 
 @click.group()
 def store() -> None:
-    """Make, describe and verify stores."""
+    """Make, describe and verify stores, and move jobs between them."""
+
+
+for _command in (convert, import_, export):
+    store.add_command(_command)
 
 
 @store.command()

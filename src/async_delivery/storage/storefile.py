@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,6 +27,10 @@ _DOCUMENT_KEYS = frozenset({"jobs", "results", "events", "notifications"})
 # A pointer is a few hundred bytes; what is larger is something else and need not be parsed to say so.
 _MAX_BYTES = 65_536
 _DOCUMENT_HEAD = 4096
+
+
+class DocumentFormError(StoreFileError):
+    """The file is the older form of a store, a document with all data in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,9 @@ def sqlite_path(store_file: Path, url: str) -> Path:
 
 
 # What libpq itself hides when it shows a connection string.
-_SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
+_SECRETS = frozenset(
+    {"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"}
+)
 
 
 def check_url(url: str) -> str:
@@ -155,15 +162,35 @@ def _refuse_large(path: Path, data: bytes) -> None:
 
 
 def _document_form(path: Path) -> StoreFileError:
-    return StoreFileError(
+    return DocumentFormError(
         f"{path}: the older form of a store, one JSON document with all data in it; this version cannot open it as"
-        f" it is: convert it first with: async-delivery store convert --store-file {path}"
+        f" it is: convert it first with: async-delivery store convert --store-file {shlex.quote(str(path))}"
     )
+
+
+def is_document(path: Path) -> bool:
+    """True if the file at ``path`` is a document with all data in it, as far as its beginning tells."""
+    try:
+        read_store_file(path)
+    except DocumentFormError:
+        return True
+    except StoreFileError:
+        pass
+    return False
+
+
+def _is_newer_document(version: Any) -> bool:
+    return type(version) is int and version > _DOCUMENT_VERSIONS[-1]
 
 
 def _parse(path: Path, value: dict[str, Any]) -> StoreFile:
     version = value.get("schema_version")
     if value.get("kind") != KIND:
+        if "kind" not in value and "jobs" in value and _is_newer_document(version):
+            raise StoreFileError(
+                f"{path}: the older form of a store, but written by a newer version of the program (schema_version"
+                f" {version}, this one knows {_DOCUMENT_VERSIONS[-1]}); upgrade the program"
+            )
         if "kind" not in value and (version in _DOCUMENT_VERSIONS or _DOCUMENT_KEYS & value.keys()):
             raise _document_form(path)
         raise StoreFileError(
@@ -201,6 +228,11 @@ def _parse(path: Path, value: dict[str, Any]) -> StoreFile:
 # ---------------------------------------------------------------- writing
 def write_store_file(file: StoreFile) -> None:
     """Write ``file`` durably where nothing is yet. Raises StoreFileError, FileExistsError."""
+    write_new(file.path, store_file_text(file))
+
+
+def store_file_text(file: StoreFile, **more: Any) -> bytes:
+    """What a store file says, as its bytes; ``more`` is for readers that know of it."""
     text = json.dumps(
         {
             "kind": KIND,
@@ -208,10 +240,11 @@ def write_store_file(file: StoreFile) -> None:
             "store_id": file.store_id,
             "database": file.database,
             "created_at": format_instant(file.created_at),
+            **more,
         },
         indent=2,
     )
-    write_new(file.path, (text + "\n").encode())
+    return (text + "\n").encode()
 
 
 def write_new(path: Path, data: bytes) -> None:

@@ -1,0 +1,417 @@
+"""The older form of a store, one JSON document with all data in it: opened, checked whole, and read by the record.
+
+The file is mapped, not loaded: an index knows where each record lies and whose it is, and a record is parsed when it
+is asked for, so a document far larger than memory can be read. What the fields of a record mean is in
+``document_records``; writing documents and cleaning one up have files of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, NamedTuple, Self
+
+import orjson
+
+from async_delivery.domain.account import Kind
+from async_delivery.domain.canonical import MAX_DEPTH
+from async_delivery.domain.errors import StoreFileError
+from async_delivery.storage.document_scan import (
+    HELD_BYTES,
+    Buffer,
+    Member,
+    ScanError,
+    elements,
+    hand_back,
+    inside_object,
+    members,
+    more_members,
+    next_key,
+    nothing_follows,
+    open_object,
+    value_end,
+)
+
+NEWEST_VERSION = 5
+SECTIONS = ("jobs", "results", "events", "notifications")
+INPUTS, CHUNKS = "inputs", "input_chunks"
+_AROUND = 1 << 16
+_SECTIONS = frozenset({*SECTIONS, INPUTS, CHUNKS})
+
+
+class Place(NamedTuple):
+    """Where a value lies in the file: [start, end)."""
+
+    start: int
+    end: int
+
+
+class Parsed(NamedTuple):
+    """A value of the document. ``plain``: it has a canonical form as it is, and need not be checked for one."""
+
+    value: Any
+    data: bytes
+    plain: bool
+
+
+class Identity(NamedTuple):
+    """What a file is recognised by, and whether it was written since."""
+
+    device: int
+    inode: int
+    size: int
+    changed_ns: int
+
+
+class Stray(NamedTuple):
+    """A record that belongs to no job of the document, or comes second under its id."""
+
+    kind: Kind
+    record_id: str
+    place: Place
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sections:
+    """Where the parts of the document lie; ``others`` are the names at the top that mean nothing here."""
+
+    places: dict[str, Place]
+    others: tuple[str, ...]
+
+
+def identity(path: Path) -> Identity:
+    """Of the file at ``path`` now. Raises OSError."""
+    return _identity(path.stat())
+
+
+def _identity(found: os.stat_result) -> Identity:
+    return Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+class Document:
+    """An open document; a context manager. Every record of it has been parsed once by the time it is open."""
+
+    def __init__(self, path: Path) -> None:
+        """Open and check it. Raises StoreFileError, saying what is wrong and what to do."""
+        self.path = path
+        self._file, self.identity = _open(path)
+        self._map: mmap.mmap | None = None
+        self._seen = 0
+        try:
+            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._index = _Index()
+            self.sections = self._read_top()
+            self.schema_version = self._version()
+            self._settle()
+        except ScanError as exc:
+            self.close()
+            raise self._damaged(exc.position, exc.ended) from exc
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file. Idempotent."""
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+        self._file.close()
+
+    # ------------------------------------------------------------ the records
+    @property
+    def buffer(self) -> Buffer:
+        """The bytes of the file."""
+        if self._map is None:
+            raise ValueError("the document is closed")
+        return self._map
+
+    def raw(self, place: Place) -> bytes:
+        """The bytes of a value."""
+        # The kernel maps some pages around each one that is touched.
+        self._hand_back(place.end - place.start + _AROUND)
+        return self.buffer[place.start : place.end]
+
+    def value(self, place: Place) -> Any:
+        """The value there. NaN and lone surrogates come as Python has them.
+
+        Raises RecursionError for one that is nested too deeply for any parser."""
+        return self.parsed(place).value
+
+    def parsed(self, place: Place) -> Parsed:
+        """The value there, with its bytes. Raises as ``value`` does."""
+        data = self.raw(place)
+        try:
+            value = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            return Parsed(load_exactly(data), data, plain=False)
+        # Each level needs a bracket, so few of them make a shallow value.
+        return Parsed(value, data, plain=data.count(b"{") + data.count(b"[") <= MAX_DEPTH)
+
+    def job_ids(self) -> list[str]:
+        """Of every job once, in the order of ids."""
+        return sorted(self._index.jobs)
+
+    def job(self, job_id: str) -> Place:
+        """Where the job lies."""
+        return self._index.jobs[job_id]
+
+    def events_of(self, job_id: str) -> Place | None:
+        """Where the list of the job's events lies, if there is one."""
+        return self._index.events.get(job_id)
+
+    def results_of(self, job_id: str) -> list[tuple[str, Place]]:
+        """Ids and places of the job's results."""
+        return self._index.results.get(job_id, [])
+
+    def notifications_of(self, job_id: str) -> list[tuple[str, Place]]:
+        """Ids and places of the job's notifications."""
+        return self._index.notifications.get(job_id, [])
+
+    def inputs(self) -> dict[str, Place]:
+        """Uploaded files by their ids."""
+        return self._index.inputs
+
+    def chunks_of(self, input_id: str) -> list[Place]:
+        """The parts of an uploaded file, in order."""
+        return [place for _, place in sorted(self._index.chunks.get(input_id, []))]
+
+    def strays(self) -> list[Stray]:
+        """Records that no job of the document owns, and earlier ones under an id that comes again."""
+        return self._index.strays
+
+    def section(self, name: str) -> Iterator[Member]:
+        """The members of a section as they lie in the file."""
+        if name not in self.sections.places:
+            return iter(())
+        return members(self.buffer, self.sections.places[name].start)
+
+    def unchanged(self) -> bool:
+        """True while the path still names the file that was opened, as it was then."""
+        try:
+            return identity(self.path) == self.identity
+        except OSError:
+            return False
+
+    # ------------------------------------------------------------ opening
+    def _read_top(self) -> Sections:
+        """Go once through the whole file: every record is found, parsed and indexed."""
+        buffer = self.buffer
+        position, more = inside_object(buffer, open_object(buffer, 0))
+        places: dict[str, Place] = {}
+        others: list[str] = []
+        while more:
+            name, start = next_key(buffer, position)
+            if name in places or name in others:
+                raise StoreFileError(
+                    f"{self.path}: damaged: {name[:60]!r} is there twice; restore it from a backup"
+                )
+            if name in _SECTIONS:
+                end = self._read_section(name, start)
+                places[name] = Place(start, end)
+            else:
+                end = value_end(buffer, start)
+                self._load(Member(name, start, start, end))
+                if name == "schema_version":
+                    places[name] = Place(start, end)
+                else:
+                    others.append(name)
+            position, more = more_members(buffer, end)
+        if not nothing_follows(buffer, position):
+            raise StoreFileError(
+                f"{self.path}: damaged: something follows the document; restore it from a backup"
+            )
+        if "jobs" not in places:
+            raise StoreFileError(f"{self.path}: not a store document (it has no 'jobs'); name the right file")
+        return Sections(places, tuple(others))
+
+    def _read_section(self, name: str, start: int) -> int:
+        buffer = self.buffer
+        if start >= len(buffer):
+            raise ScanError(start, ended=True)
+        if buffer[start] != ord("{"):
+            raise StoreFileError(
+                f"{self.path}: damaged or not a store: {name!r} is no object; restore it from a backup, or name the"
+                " right file"
+            )
+        scan = members(buffer, start)
+        enter = self._index.enter(name)
+        while True:
+            try:
+                member = next(scan)
+            except StopIteration as done:
+                return int(done.value)
+            enter(member, self._load(member))
+
+    def _version(self) -> int:
+        place = self.sections.places.get("schema_version")
+        found = None if place is None else self.value(place)
+        if type(found) is not int or found < 1:
+            raise StoreFileError(
+                f"{self.path}: not a store document (schema_version is {found!r:.60}, not 1 to {NEWEST_VERSION});"
+                " name the right file, or restore it from a backup"
+            )
+        if found > NEWEST_VERSION:
+            raise StoreFileError(
+                f"{self.path}: written by a newer version of the program (schema_version {found}, this one knows"
+                f" {NEWEST_VERSION}); upgrade the program"
+            )
+        return found
+
+    def _settle(self) -> None:
+        """Sort out what belongs to no job, now that all jobs are known."""
+        index = self._index
+        for job_id, place in index.twice:
+            self._stray_events(job_id, place, "its job's list comes again later in the document")
+        for job_id in [job_id for job_id in index.events if job_id not in index.jobs]:
+            self._stray_events(job_id, index.events.pop(job_id), "its job is not in the document")
+        index.settle()
+
+    def _stray_events(self, job_id: str, place: Place, why: str) -> None:
+        for record_id, each in self.event_places(job_id, place):
+            self._index.strays.append(Stray(Kind.EVENTS, record_id, each, why))
+
+    def event_places(self, job_id: str, place: Place) -> list[tuple[str, Place]]:
+        """Ids and places of the events in the list at ``place``; of what is there if it is no list."""
+        if self.buffer[place.start] != ord("["):
+            return [(job_id, place)]
+        found = elements(self.buffer, place.start)
+        return [
+            (f"{job_id}#{number}", Place(each.start, each.end)) for number, each in enumerate(found, start=1)
+        ]
+
+    def _load(self, member: Member) -> Any:
+        data = self.raw(Place(member.start, member.end))
+        try:
+            return load(data)
+        except RecursionError:
+            return None  # valid or not, nothing can read it: it is refused by itself later
+        except ValueError as exc:
+            raise self._damaged(member.start, ended=False) from exc
+
+    def _hand_back(self, size: int) -> None:
+        self._seen += size
+        if self._seen > HELD_BYTES:
+            hand_back(self.buffer)
+            self._seen = 0
+
+    def _damaged(self, position: int, ended: bool) -> StoreFileError:
+        what = "truncated: it ends in the middle" if ended else f"damaged: not JSON at byte {position}"
+        return StoreFileError(f"{self.path}: {what}; restore it from a backup. Nothing was changed")
+
+
+_AGAIN = "its id comes again later in the document, and the last one counts"
+
+
+class _Index:
+    """Where the records lie, by the job they belong to."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Place] = {}
+        self.events: dict[str, Place] = {}
+        self.results: dict[str, list[tuple[str, Place]]] = {}
+        self.notifications: dict[str, list[tuple[str, Place]]] = {}
+        self.inputs: dict[str, Place] = {}
+        self.chunks: dict[str, list[tuple[int, Place]]] = {}
+        self.strays: list[Stray] = []
+        # Lists of events that come again later under the same job.
+        self.twice: list[tuple[str, Place]] = []
+        # Records by their ids, with the job each names, until all jobs are known.
+        self._named: dict[Kind, dict[str, tuple[str, Place]]] = {Kind.RESULTS: {}, Kind.NOTIFICATIONS: {}}
+        self._chunks: dict[str, Place] = {}
+
+    def enter(self, section: str) -> Callable[[Member, Any], None]:
+        """What takes the members of a section."""
+        match section:
+            case "jobs":
+                return lambda member, _: self._once(Kind.JOBS, self.jobs, member)
+            case "inputs":
+                return lambda member, _: self._once(Kind.INPUTS, self.inputs, member)
+            case "events":
+                return self._events
+            case "results":
+                return lambda member, value: self._record(Kind.RESULTS, member, value)
+            case "notifications":
+                return lambda member, value: self._record(Kind.NOTIFICATIONS, member, value)
+        return lambda member, _: self._once(Kind.INPUTS, self._chunks, member)
+
+    def _once(self, kind: Kind, places: dict[str, Place], member: Member) -> None:
+        if member.key in places:
+            self.strays.append(Stray(kind, member.key, places[member.key], _AGAIN))
+        places[member.key] = Place(member.start, member.end)
+
+    def _events(self, member: Member, value: Any) -> None:
+        if member.key in self.events:
+            self.twice.append((member.key, self.events[member.key]))
+        self.events[member.key] = Place(member.start, member.end)
+
+    def _record(self, kind: Kind, member: Member, value: Any) -> None:
+        named = self._named[kind]
+        if member.key in named:
+            self.strays.append(Stray(kind, member.key, named[member.key][1], _AGAIN))
+        job_id = value.get("job_id") if isinstance(value, dict) else None
+        named[member.key] = (job_id if isinstance(job_id, str) else "", Place(member.start, member.end))
+
+    def settle(self) -> None:
+        """Give every record to its job; those without one are strays."""
+        for kind, of_jobs in ((Kind.RESULTS, self.results), (Kind.NOTIFICATIONS, self.notifications)):
+            for record_id, (job_id, place) in self._named.pop(kind).items():
+                if job_id in self.jobs and job_id:
+                    of_jobs.setdefault(job_id, []).append((record_id, place))
+                else:
+                    why = "its job is not in the document" if job_id else "names no job"
+                    self.strays.append(Stray(kind, record_id, place, why))
+        for key, place in self._chunks.items():
+            name, _, number = key.rpartition("/")
+            if name in self.inputs and number.isascii() and number.isdigit():
+                self.chunks.setdefault(name, []).append((int(number), place))
+            else:
+                self.strays.append(
+                    Stray(Kind.INPUTS, key, place, "a part of a file that is not in the document")
+                )
+        self._chunks.clear()
+
+
+def load(data: bytes) -> Any:
+    """The value of some JSON, with the few things more that Python's own writer may have put there: NaN, infinities,
+    lone surrogates. A whole number beyond 64 bits may come as a float. Raises ValueError, RecursionError."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return load_exactly(data)
+
+
+def load_exactly(data: bytes) -> Any:
+    """The same, slower, and with whole numbers of any length."""
+    return json.loads(data.decode("utf-8"))
+
+
+def _open(path: Path) -> tuple[BinaryIO, Identity]:
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise StoreFileError(f"{path}: not a regular file; name the document")
+        file = path.open("rb")
+    except FileNotFoundError as exc:
+        raise StoreFileError(f"{path}: there is no such file; name the document") from exc
+    except OSError as exc:
+        raise StoreFileError(f"{path}: cannot be read: {exc.strerror}") from exc
+    found = os.fstat(file.fileno())
+    if found.st_size == 0:
+        file.close()
+        raise StoreFileError(f"{path}: the document is empty; restore it from a backup, or name another file")
+    return file, _identity(found)
