@@ -16,6 +16,7 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from async_delivery.domain.job import Job, JobId
@@ -51,7 +52,12 @@ def claimable(
     picker = _Picker(tx, limit, analyses, max_running_per_tenant)
     window = max(_FRONT, 4 * limit)
     front = _Front(tx, window)
-    picker.offer(front)
+    if tx.places_are_shared:
+        turns = list(front)
+        picker.expect(turns)
+        picker.offer(turns)
+    else:
+        picker.offer(front)
     if not picker.full and front.seen == window:
         # The front is taken up by tenants at their cap or by analyses not asked for: one short line per tenant
         # instead of everything that waits.
@@ -116,12 +122,19 @@ class _Picker:
             tx.serialize_claims()
             self._running.update(org_id for (org_id,) in tx.run(sql.LIST_RUNNING_TENANTS, {}).fetchall())
         self._lines: dict[str, list[Waiting]] = {}
+        self._asked: Counter[str] = Counter()
+        self._likely: Counter[str] = Counter()
         self._taken: Counter[str] = Counter()
         self._picked: list[tuple[Turn, Waiting]] = []
 
     @property
     def full(self) -> bool:
         return len(self._picked) >= self._limit
+
+    def expect(self, turns: Iterable[Turn]) -> None:
+        """Turns that will probably be given. What is looked at is locked, so others who claim find more the less
+        is looked at; alone on the store, it costs least to ask a tenant once."""
+        self._likely.update(turn[2] for turn in islice(turns, self._limit))
 
     def offer(self, turns: Iterable[Turn]) -> None:
         """Give ``turns``, lowest first, to jobs until there are enough."""
@@ -135,23 +148,31 @@ class _Picker:
         taken = self._taken[org_id]
         if self._cap is not None and self._running[org_id] + taken >= self._cap:
             return
-        line = self._line(org_id)
+        line = self._line(org_id, taken + 1)
         if taken < len(line):
             self._taken[org_id] += 1
             self._picked.append((turn, line[taken]))
 
-    def _line(self, org_id: str) -> list[Waiting]:
-        """The tenant's next jobs, best first."""
-        line = self._lines.get(org_id)
-        if line is None:
-            analyses = self._analyses_of(org_id) if self._analyses is None else self._analyses
-            line = []
-            for analysis in dict.fromkeys(analyses):
-                params = {"the_org_id": org_id, "the_analysis": analysis, "at_most": self._limit}
-                line += self._tx.run(sql.LIST_NEXT_OF_TENANT, params).fetchall()
-            line.sort()
-            self._lines[org_id] = line
+    def _line(self, org_id: str, least: int) -> list[Waiting]:
+        """The tenant's next jobs, best first; at least so many if there are."""
+        line = self._lines.setdefault(org_id, [])
+        if len(line) < least and self._asked[org_id] < least:
+            asked = self._limit
+            if self._tx.places_are_shared:
+                asked = min(asked, max(least, self._likely[org_id], 2 * self._asked[org_id]))
+            self._asked[org_id] = asked
+            known = {job_id for _, job_id, _ in line}
+            line += [waiting for waiting in self._next_of(org_id, asked) if waiting[1] not in known]
         return line
+
+    def _next_of(self, org_id: str, at_most: int) -> list[Waiting]:
+        """The tenant's best jobs of each analysis, locked."""
+        found: list[Waiting] = []
+        analyses = self._analyses_of(org_id) if self._analyses is None else self._analyses
+        for analysis in dict.fromkeys(analyses):
+            params = {"the_org_id": org_id, "the_analysis": analysis, "at_most": at_most}
+            found += self._tx.run(sql.LIST_NEXT_OF_TENANT, params).fetchall()
+        return sorted(found)
 
     def _analyses_of(self, org_id: str) -> Iterator[str]:
         analysis = ""
