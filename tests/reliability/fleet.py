@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ from tests.reliability.image import Image, image_of_postgres, image_of_sqlite
 from tests.system.live import CHECKOUT, LiveServer, eventually
 
 COMMON = ("--log-level", "warning", "--fault-injection")
-GONE_SECONDS = 30.0
+STOP_SECONDS = GONE_SECONDS = 30.0
 
 
 class Worker(LiveServer):
@@ -61,8 +62,10 @@ class Fleet:
                 node.process.send_signal(signal.SIGCONT)
                 node.process.terminate()
         for node in self.nodes:
-            with suppress(Exception):
-                node.stop()
+            if node.process is not None:
+                # Not a second SIGTERM: that would end it at once.
+                with suppress(subprocess.TimeoutExpired):
+                    node.process.wait(timeout=STOP_SECONDS)
             kill([node])
 
     def children(self, node: LiveServer | None = None) -> list[psutil.Process]:
