@@ -97,6 +97,8 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
         (b"GET / HTTP/1.1\r\n\r\n", "exactly one Host"),
         (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "exactly one Host"),
         (b"GET / HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n", "exactly one Host"),
+        (b"GET /health\r\nHost: x\r\n\r\n", "the version must be"),
+        (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", "the version must be"),
         (POST + b"Transfer-Encoding: gzip\r\n\r\nabc", "must be chunked"),
         (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "must be chunked"),
         (CHUNKED + b"zz\r\n{}\r\n0\r\n\r\n", "Invalid HTTP request"),

@@ -18,6 +18,7 @@ from async_delivery.engine.runtime import new_id
 
 MAX_HEAD_BYTES = 65_536
 HEAD_SECONDS = 20.0
+_VERSIONS = ("1.1", "1.0")
 _TOO_LARGE = f"the head of the request is larger than {MAX_HEAD_BYTES} bytes"
 
 
@@ -101,7 +102,10 @@ class HeadLimits(HttpToolsProtocol):
                 codings.append(value.strip(b" \t").lower())
         if size > MAX_HEAD_BYTES:
             return _TOO_LARGE
-        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() != "1.0"):
+        version = self.parser.get_http_version()
+        if version not in _VERSIONS:
+            return "the version must be HTTP/1.1 or HTTP/1.0"
+        if hosts > 1 or (hosts == 0 and version != "1.0"):
             return "there must be exactly one Host header"
         if codings not in ([], [b"chunked"]):
             return "Transfer-Encoding must be chunked, or not be sent"
