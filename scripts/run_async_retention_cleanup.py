@@ -25,7 +25,7 @@ def load() -> Callable[[Sequence[str], str], int]:
         raise ImportError(f"it needs Python 3.11 or newer, and this is {sys.version.split()[0]}")
     sys.path.insert(0, os.path.join(CHECKOUT, "src"))
     from async_delivery.cli.retention import script
-    from async_delivery.wiring import stores  # noqa: F401  what a run imports later must be there now
+    from async_delivery.wiring import cleaning  # noqa: F401  what a run imports later must be there now
 
     return script
 

@@ -154,20 +154,17 @@ def _clean_up(order: _Order, config_file: str | None, flags: dict[str, Any]) -> 
 
 def _run(order: _Order, settings: Settings, stop: Callable[[], bool]) -> RetentionReport:
     from async_delivery.domain.retention import RetentionPolicy
-    from async_delivery.engine.retention import run_cleanup
-    from async_delivery.wiring.stores import open_for_cleanup
+    from async_delivery.wiring.cleaning import clean_up
 
     policy = RetentionPolicy(settings.results_ttl_seconds, settings.events_ttl_seconds)
-    with open_for_cleanup(settings.store_file, dry_run=order.dry_run) as store:
-        return run_cleanup(
-            store,
-            policy,
-            runner=order.runner,
-            dry_run=order.dry_run,
-            store_file=str(settings.store_file),
-            stop=stop,
-            force=order.force,
-        )
+    return clean_up(
+        settings.store_file,
+        policy,
+        runner=order.runner,
+        dry_run=order.dry_run,
+        stop=stop,
+        force=order.force,
+    )
 
 
 def _note_refusal(order: _Order, store_file: Path | None, why: str) -> None:

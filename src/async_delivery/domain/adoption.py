@@ -115,14 +115,17 @@ class _Adoption:
         self.results = results
         last = results[-1].result if results else None
         partials = sum(1 for each in results if not each.result.is_final)
-        if partials != self.job.partial_count:
+        # An ended job that names or counts more than there is has been cleaned up, and nothing is odd about that.
+        cleaned = self.job.status.terminal and self.found.state_known
+        said = self.job.partial_count
+        if said >= 0 and (partials > said or (partials < said and not cleaned)):
             self.note(
-                f"partial_count {self.job.partial_count} became {partials}, the partial results there are",
+                f"partial_count {said} became {partials}, the partial results there are",
                 "partial_count",
-                self.job.partial_count,
+                said,
             )
         named, now_named = self.job.result_id, last.result_id if last else None
-        if named is not None and named != now_named:
+        if named is not None and named != now_named and (last is not None or not cleaned):
             self.note(
                 "result_id named a result that is not there or not the newest; it names the newest one"
                 if last

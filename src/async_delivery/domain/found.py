@@ -46,7 +46,8 @@ class FoundNotification:
 
 @dataclass(slots=True)
 class FoundJob:
-    """A job as it was read. ``job`` has no lease; its counters are what was said, not what is.
+    """A job as it was read. ``job`` has no lease; its counters are what was said, not what is (``partial_count`` is -1
+    where nothing was).
 
     state_known   False where its state is none of ours
     attempts      None where nothing was said of them

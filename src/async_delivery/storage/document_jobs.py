@@ -110,7 +110,7 @@ def read_fields(fields: Fields, job_id: str, defaults: Defaults) -> FoundJob:
         progress_percent=fields.number("progress_percent", 0.0, 0.0, 100.0),
         stage=fields.text("stage"),
         message=fields.text("message"),
-        partial_count=fields.whole("partial_count", 0),
+        partial_count=fields.whole("partial_count", -1),
         error_count=fields.whole("error_count", 0),
         attempt=fields.whole("attempt", 0, high=_MAX_ATTEMPTS),
         result_id=_named_result(fields),

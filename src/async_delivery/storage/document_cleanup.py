@@ -1,0 +1,276 @@
+"""Cleanup of a document in place: what is old is cut out of the file, and every other byte of it stays.
+
+The rules are those of ``storage.retention``: only ended jobs, told by the job's end and the row's own instant, both of
+which must be valid; nothing of a held job. Where the document is not clear, rows are kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import IO, Any
+
+from async_delivery.domain.account import Kind
+from async_delivery.domain.errors import StoreFileError
+from async_delivery.domain.job import TERMINAL, JobStatus
+from async_delivery.domain.retention import RetentionPolicy, SectionCount
+from async_delivery.domain.tenant import DEFAULT_ORG
+from async_delivery.storage.contract import RetentionCount
+from async_delivery.storage.conversion import require_unchanged
+from async_delivery.storage.document import Document, Place
+from async_delivery.storage.document_fields import Fields, RefusedRecord, instant_of
+from async_delivery.storage.document_jobs import STATES, tenant_of
+from async_delivery.storage.document_scan import HELD_BYTES, Member, elements, hand_back
+from async_delivery.storage.replacing import Replacement
+
+Stop = Callable[[], bool]
+_COPIED = 1 << 20
+
+
+class StoppedError(Exception):
+    """The cleanup was asked to stop before it had changed anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    """What matters of an ended job. ``old_results`` and ``old_events`` are None where its end is not known."""
+
+    org_id: str
+    held: bool
+    old_results: bool | None
+    old_events: bool | None
+
+
+@dataclass(slots=True)
+class _Sums:
+    """The counts of one section, and the spans of the file that go."""
+
+    total: int = 0
+    eligible: int = 0
+    going: int = 0
+    undated: int = 0
+    held: int = 0
+    cuts: list[Place] = field(default_factory=list)
+
+    def section(self) -> SectionCount:
+        return SectionCount(
+            total=self.total,
+            eligible_terminal=self.eligible,
+            delete_count=self.going,
+            skipped_missing_timestamp=self.undated,
+            held_count=self.held,
+            bytes=sum(end - start for start, end in self.cuts),
+        )
+
+
+class DocumentCleanup:
+    """One cleanup of an open document: looked at once, then carried out or not."""
+
+    def __init__(self, document: Document, policy: RetentionPolicy, now: datetime, stop: Stop) -> None:
+        """Raises StoppedError."""
+        self._document, self._stop = document, stop
+        self._policy, self._now = policy, now
+        self._tenants: dict[str, Counter[str]] = defaultdict(Counter)
+        self._ended: dict[str, _Owner] = {}
+        self._active = 0
+        self._sort_jobs()
+        self._results = self._of_results()
+        self._events = self._of_events()
+
+    def count(self) -> RetentionCount:
+        """What goes and what stays."""
+        return RetentionCount(
+            terminal_job_count=len(self._ended),
+            active_job_count=self._active,
+            results=self._results.section(),
+            events=self._events.section(),
+            per_tenant={
+                org: {"results": it["results"], "events": it["events"]} for org, it in self._tenants.items()
+            },
+        )
+
+    def carry_out(self) -> None:
+        """Put a document without what goes in the place of this one; nothing happens if nothing goes.
+
+        Raises StoppedError, StoreFileError; the document is as it was then."""
+        cuts = sorted(self._results.cuts + self._events.cuts)
+        if not cuts:
+            return
+        with Replacement(self._document.path) as new:
+            self._copy(cuts, new.out)
+            self._go_on()
+            new.commit(lambda: require_unchanged(self._document))
+
+    # ------------------------------------------------------------ what goes
+    def _sort_jobs(self) -> None:
+        document = self._document
+        unclear = {stray.record_id for stray in document.strays() if stray.kind is Kind.JOBS}
+        cutoff = self._policy.events_cutoff(self._now)
+        for job_id in document.job_ids():
+            self._go_on()
+            record = _value(document, document.job(job_id))
+            if job_id in unclear or not isinstance(record, dict) or not _ended(record):
+                self._active += 1
+                continue
+            ended_at = instant_of(record.get("finished_at"))
+            self._ended[job_id] = _Owner(
+                org_id=_tenant(record),
+                held=record.get("held") is True or record.get("legal_hold") is True,
+                old_results=None if ended_at is None else self._results_over(record, ended_at),
+                old_events=None if ended_at is None else ended_at <= cutoff,
+            )
+
+    def _results_over(self, record: dict[str, Any], ended_at: datetime) -> bool:
+        own = record.get("results_ttl_seconds")
+        if record.get("ttl_requested") is True and type(own) is int and own >= 0:
+            try:
+                return ended_at + timedelta(seconds=own) <= self._now
+            except OverflowError:
+                return False
+        return ended_at <= self._policy.results_cutoff(self._now)
+
+    def _of_results(self) -> _Sums:
+        sums = _Sums()
+        place = self._document.sections.places.get("results")
+        if place is None:
+            return sums
+        unclear = {each.record_id for each in self._document.strays() if each.kind is Kind.RESULTS}
+
+        def goes(member: Member) -> bool:
+            self._go_on()
+            record = _value(self._document, Place(member.start, member.end))
+            job_id = record.get("job_id") if isinstance(record, dict) else None
+            if isinstance(record, dict) and record.get("deleted_at") is not None:
+                return False  # the receipt of one that has gone already
+            sums.total += 1
+            owner = self._ended.get(job_id) if isinstance(job_id, str) else None
+            if owner is None or member.key in unclear:
+                return False
+            at = instant_of(record.get("created_at")) if isinstance(record, dict) else None
+            return self._judge("results", sums, owner, owner.old_results, at)
+
+        sums.cuts = cuts_of(place, self._document.section("results"), goes)
+        return sums
+
+    def _of_events(self) -> _Sums:
+        sums = _Sums()
+        for member in self._document.section("events"):
+            self._go_on()
+            place = Place(member.start, member.end)
+            given = _value(self._document, place)
+            if not isinstance(given, list):
+                sums.total += 1
+                continue
+            sums.total += len(given)
+            owner = self._ended.get(member.key)
+            if owner is None or self._document.events_of(member.key) != place:
+                continue
+            verdicts = [
+                self._judge("events", sums, owner, owner.old_events, _occurred_at(record)) for record in given
+            ]
+            if any(verdicts):
+                going = iter(verdicts)
+                found = elements(self._document.buffer, member.start)
+                sums.cuts += cuts_of(place, found, lambda _, going=going: next(going))  # type: ignore[misc]
+        return sums
+
+    def _judge(self, name: str, sums: _Sums, owner: _Owner, old: bool | None, at: datetime | None) -> bool:
+        """Whether a row of an ended job goes."""
+        sums.eligible += 1
+        if old is None or at is None:
+            sums.undated += 1
+            return False
+        if not old:
+            return False
+        if owner.held:
+            sums.held += 1
+            return False
+        sums.going += 1
+        self._tenants[owner.org_id][name] += 1
+        return True
+
+    def _go_on(self) -> None:
+        if self._stop():
+            raise StoppedError
+
+    # ------------------------------------------------------------ the new file
+    def _copy(self, cuts: Iterable[Place], out: IO[bytes]) -> None:
+        buffer, position, copied = self._document.buffer, 0, 0
+        for start, end in (*cuts, Place(len(buffer), len(buffer))):
+            while position < start:
+                self._go_on()
+                upto = min(start, position + _COPIED)
+                try:
+                    out.write(buffer[position:upto])
+                except OSError as exc:
+                    raise StoreFileError(
+                        f"{self._document.path}: cannot be rewritten: {exc.strerror}; it is as it was"
+                    ) from exc
+                copied += upto - position
+                position = upto
+                if copied > HELD_BYTES:
+                    hand_back(buffer)
+                    copied = 0
+            position = end
+
+
+def cuts_of(container: Place, members: Iterable[Member], goes: Callable[[Member], bool]) -> list[Place]:
+    """The spans to cut out of an object or list so that the members that go are gone with their commas."""
+    cuts: list[Place] = []
+    kept, before, first = False, 0, None
+    for member in members:
+        if goes(member):
+            if kept:
+                _cut(cuts, before, member.end)
+            elif first is None:
+                first = member.at
+        elif not kept:
+            kept = True
+            if first is not None:
+                _cut(cuts, first, member.at)
+        before = member.end
+    if first is not None and not kept:
+        _cut(cuts, container.start + 1, container.end - 1)
+    return cuts
+
+
+def _cut(cuts: list[Place], start: int, end: int) -> None:
+    if cuts and cuts[-1].end == start:
+        cuts[-1] = Place(cuts[-1].start, end)
+    else:
+        cuts.append(Place(start, end))
+
+
+def _value(document: Document, place: Place) -> Any:
+    try:
+        return document.value(place)
+    except RecursionError:
+        return None
+
+
+def _ended(record: dict[str, Any]) -> bool:
+    status = record.get("status")
+    word = STATES.get(status.strip().lower()) if isinstance(status, str) else None
+    return word is not None and JobStatus(word) in TERMINAL
+
+
+def _tenant(record: dict[str, Any]) -> str:
+    try:
+        return tenant_of(Fields(record))
+    except RefusedRecord:
+        return DEFAULT_ORG
+
+
+def _occurred_at(record: Any) -> datetime | None:
+    return instant_of(record.get("occurred_at")) if isinstance(record, dict) else None
+
+
+def real_path(path: Path) -> Path:
+    """The file itself, where ``path`` is a symbolic link: that is what is replaced. Raises StoreFileError."""
+    try:
+        return path.resolve(strict=True)
+    except (OSError, RuntimeError) as exc:
+        raise StoreFileError(f"{path}: cannot be reached: {exc}") from exc
