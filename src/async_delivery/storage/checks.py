@@ -163,9 +163,9 @@ _RIGHT = _sum(
     )
 )
 # As an expression: the bare column invites SQLite to look each job up among all in-app records of the store.
-_CHANNEL: ColumnElement[str] = func.coalesce(notifications.c.channel, notifications.c.channel)
+_told_in: ColumnElement[str] = func.coalesce(notifications.c.channel, notifications.c.channel)
 _NOTIFICATIONS = Check(
-    _per_job(notifications, [jobs.c.status, _TOLD, _RIGHT], _CHANNEL == _word("in_app")).having(
+    _per_job(notifications, [jobs.c.status, _TOLD, _RIGHT], _told_in == _word("in_app")).having(
         or_(and_(_TERMINAL, or_(_TOLD != ONE, _RIGHT != ONE)), and_(not_(_TERMINAL), _TOLD != ZERO))
     ),
     lambda row: (
