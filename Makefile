@@ -60,7 +60,7 @@ $(RAY_STAMP): $(STAMP) requirements/ray.txt
 	fi
 	@touch $@
 
-test-long: $(STAMP) $(RAY_STAMP) ## Run the tests that take minutes
+test-long: $(STAMP) $(RAY_STAMP) ## Run the tests that take minutes to hours, and print the scorecard
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
 check: $(STAMP) ## Check format, lint, types and the floors
