@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from async_delivery.engine.runtime import Runtime
 from async_delivery.testing import FakeClock
 from tests.api.support import NOBODYS, Web, finished, sealed, started
 from tests.engine.support import ALPHA, completed, published
+from tests.storage.support import break_by_hand
 
 MEMBERS = [
     *("ok", "result_id", "job_id", "correlation_id", "result_kind", "result_seq", "requested_result_id"),
@@ -266,3 +268,16 @@ def test_the_list_shows_every_snapshot_without_its_body(rt: Runtime, web: Web) -
         )
         assert {"created_at", "expires_at"} <= set(shown)
         assert "result" not in shown
+
+
+def test_a_result_whose_stored_bytes_have_changed_is_not_served(
+    rt: Runtime, web: Web, tmp_path: Path
+) -> None:
+    damaged, sound = finished(rt, {"a": 1}), finished(rt, {"b": 2})
+    statement = "UPDATE result_bodies SET data = ? WHERE data = ?"
+    break_by_hand(tmp_path, statement, b'{"a":7}', b'{"a":1}')
+
+    for view in ("latest", "requested"):
+        answer = web.get(f"/analyze/results/{damaged.result_id}?view={view}")
+        assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert web.get(f"/analyze/results/{sound.result_id}").json()["result"] == {"b": 2}

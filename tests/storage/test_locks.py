@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from time import monotonic
@@ -172,3 +173,10 @@ def test_a_lock_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(StoreFileError, match="lock file"):
         LockFile(tmp_path / "folder")
+
+
+def test_what_is_no_file_in_place_of_the_lock_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.lock")
+
+    with pytest.raises(StoreFileError, match=r"pipe\.lock: .*not a file"):
+        LockFile(tmp_path / "pipe.lock")

@@ -206,3 +206,12 @@ def test_a_damaged_database_is_unavailable_to_writers_and_readers_and_says_what_
         broken.stored(job)
 
     broken.store.close()
+
+
+def test_a_schema_that_is_not_even_text_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    sqlite_store(tmp_path).close()
+    data = database_of(tmp_path).read_bytes()
+    database_of(tmp_path).write_bytes(data.replace(b"CREATE INDEX jobs_", b"CREATE INDEX \xff\xfe\xfd ,"))
+
+    with pytest.raises(StoreFileError, match=r"cannot be used .* restore it from a backup"):
+        open_store(tmp_path / "store.v1.json", Mode.SERVE)

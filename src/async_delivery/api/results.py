@@ -20,7 +20,7 @@ from async_delivery.api.errors import JSON, NOSNIFF, Answer
 from async_delivery.api.request import Call
 from async_delivery.domain.errors import ResultExpiredError, ValidationError
 from async_delivery.domain.job import ResultId
-from async_delivery.domain.result import Projection, Result, View, parse_view
+from async_delivery.domain.result import Projection, Result, View, intact, parse_view
 from async_delivery.engine import results
 from async_delivery.storage.contract import Reader
 
@@ -140,6 +140,7 @@ def _look(
             body = reader.find_body(call.org_id, resolved.result_id)
             if body is None:
                 raise ResultExpiredError(resolved.expires_at)
+            intact(resolved, body)
         return _Found(resolved, head, body)
 
     return api.rt.store.read(look)

@@ -106,6 +106,16 @@ class ResultExpiredError(AsyncDeliveryError):
         self.expired_at = expired_at
 
 
+class ResultCorruptError(AsyncDeliveryError):
+    """The stored bytes of a result are not those that were stored: their SHA-256 differs."""
+
+    code = "result_corrupt"
+
+    def __init__(self, result_id: str) -> None:
+        super().__init__(f"the stored result {result_id} is damaged; restore the store from a backup")
+        self.result_id = result_id
+
+
 class PayloadTooLargeError(AsyncDeliveryError):
     """The body or file is larger than the server takes."""
 

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from async_delivery.domain.canonical import canonical_json
-from async_delivery.domain.errors import ResultExpiredError, ValidationError
+from async_delivery.domain.errors import ResultCorruptError, ResultExpiredError, ValidationError
 from async_delivery.domain.job import Job, JobId, ResultId
 from async_delivery.domain.tenant import OrgId
 
@@ -75,6 +75,13 @@ class Result:
     def is_final(self) -> bool:
         """True for the one that completed the job."""
         return self.result_kind is ResultKind.FINAL
+
+
+def intact(result: Result, body: bytes) -> bytes:
+    """``body`` as it was stored for ``result``. Raises ResultCorruptError if something has changed it since."""
+    if hashlib.sha256(body).hexdigest() != result.sha256:
+        raise ResultCorruptError(result.result_id)
+    return body
 
 
 @dataclass(frozen=True, slots=True)

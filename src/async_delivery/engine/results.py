@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from async_delivery.domain.errors import NotFoundError, ResultExpiredError
 from async_delivery.domain.job import JobId, ResultId
-from async_delivery.domain.result import Projection, Result, View, project
+from async_delivery.domain.result import Projection, Result, View, intact, project
 from async_delivery.domain.tenant import OrgId
 from async_delivery.engine.runtime import Runtime
 from async_delivery.storage.contract import Reader
@@ -26,14 +26,15 @@ def resolve(
 
 
 def permalink(rt: Runtime, org_id: OrgId, result_id: ResultId, view: View) -> tuple[Projection, bytes]:
-    """The resolved snapshot and its bytes, from one consistent view. Raises NotFoundError, ResultExpiredError."""
+    """The resolved snapshot and its bytes, from one consistent view. Raises NotFoundError, ResultExpiredError,
+    ResultCorruptError."""
 
     def look(reader: Reader) -> tuple[Projection, bytes]:
         projection, _ = resolve(rt, reader, org_id, result_id, view)
         body = reader.find_body(org_id, projection.resolved.result_id)
         if body is None:
             raise ResultExpiredError(projection.resolved.expires_at)
-        return projection, body
+        return projection, intact(projection.resolved, body)
 
     return rt.store.read(look)
 

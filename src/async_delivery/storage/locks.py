@@ -20,6 +20,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import struct
 from pathlib import Path
 from time import monotonic, sleep
@@ -48,12 +49,17 @@ class LockFile:
         self.path = path
         self._serves = False
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            # Not to be kept waiting by a pipe in its place.
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+            self._fd = os.open(path, flags, 0o644)
         except OSError as exc:
             raise StoreFileError(
                 f"{path}: cannot open the lock file of the database: {exc.strerror}"
             ) from exc
         opened = os.fstat(self._fd)
+        if not stat.S_ISREG(opened.st_mode):
+            os.close(self._fd)
+            raise StoreFileError(f"{path}: the lock file of the database is not a file; remove what is there")
         self.identity = opened.st_dev, opened.st_ino
         self._name: socket.socket | None = None
 

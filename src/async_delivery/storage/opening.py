@@ -207,7 +207,8 @@ def _identify(database: Path) -> _Facts:
     """Which store a database file is. Reads only. Raises StoreFileError if it is not ours or not readable."""
     try:
         return look(database, lambda connection: _facts(connection, database))
-    except (sqlite3.DatabaseError, OSError) as exc:
+    except (sqlite3.DatabaseError, UnicodeDecodeError, OSError) as exc:
+        # A damaged schema is quoted in a message that is no UTF-8, which the driver cannot even raise.
         raise StoreFileError(
             f"{database}: the database cannot be used ({exc}); restore it from a backup, or check the rights on it"
         ) from exc

@@ -13,7 +13,7 @@ from sqlalchemy import Select
 from sqlalchemy.sql.expression import ClauseElement
 
 from async_delivery.domain.cleanup import CleanupRun, Pause
-from async_delivery.domain.errors import NotFoundError
+from async_delivery.domain.errors import NotFoundError, ResultCorruptError
 from async_delivery.domain.event import Event
 from async_delivery.domain.job import Attempt, Job, JobId, JobRequest, JobStatus, ResultId
 from async_delivery.domain.notification import Channel, Notification
@@ -169,7 +169,12 @@ class SqlReader:
 
     def find_result(self, org_id: OrgId, result_id: ResultId) -> FoundResult | None:
         row = self._one(sql.FIND_RESULT, {"the_result_id": result_id, "the_org_id": org_id})
-        return None if row is None else FoundResult(rows.to_result(row), row[-2] in _TERMINAL, row[-1])
+        if row is None:
+            return None
+        result = rows.to_result(row)
+        if (result.result_id, result.org_id) != (result_id, org_id):
+            raise ResultCorruptError(result_id)  # an index that is damaged leads to another row
+        return FoundResult(result, row[-2] in _TERMINAL, row[-1])
 
     def newest_result(self, org_id: OrgId, job_id: JobId) -> Result | None:
         row = self._one(sql.NEWEST_RESULT, {"the_job_id": job_id, "the_org_id": org_id})
