@@ -314,8 +314,9 @@ def test_a_drain_gives_attempts_on_ray_back_and_leaves_nothing_running(
         world.close()
 
 
+@pytest.mark.parametrize("how", ["all of it", "its raylet"])
 def test_a_node_killed_under_a_job_is_a_lost_attempt_that_costs_nothing(
-    tmp_path: Path, infos: list[AnalysisInfo], cluster: Cluster
+    tmp_path: Path, infos: list[AnalysisInfo], cluster: Cluster, how: str
 ) -> None:
     world = World(tmp_path, on_ray(infos, room=1), ray_address=cluster.address).start()
     try:
@@ -324,11 +325,12 @@ def test_a_node_killed_under_a_job_is_a_lost_attempt_that_costs_nothing(
         first = world.first_partial(job)["pid"]
         node = cluster.node_of(first)
 
-        cluster.kill(node)
+        # Without its raylet a node is dead to the cluster, and yet the attempt goes on until somebody ends it.
+        cluster.kill(node) if how == "all of it" else os.kill(node, signal.SIGKILL)
         killed_at = time.monotonic()
 
         done = world.ended(job, seconds=START_SECONDS)
-        assert time.monotonic() - killed_at < 60.0
+        assert time.monotonic() - killed_at < 100.0
         assert (done.status, done.attempt, done.error_count) == (JobStatus.COMPLETED, 2, 0)
         assert [event for event in world.events(job) if event != "job.partial"] == [
             *("job.queued", "job.running", "job.attempt_lost", "job.requeued"),
