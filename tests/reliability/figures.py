@@ -1,7 +1,8 @@
 """The figures that the service is judged by: what is counted, the target, and how much must be tried for it.
 
 A figure with several parts has a row for each, such as ``R6.recorded`` and ``R6.restarted``. No measurement lives
-here, and nothing of the product is imported.
+here, and nothing of the product is imported. After a change, ``python -m tests.reliability.page`` takes it over into
+docs/explanation/reliability.md.
 """
 
 from __future__ import annotations
