@@ -272,7 +272,7 @@ LIST_LEASED = (
 LIST_LOST = (
     select(*_pick(jobs, job_rows.JOB_COLUMNS))
     .where(text(IS_LEASED), jobs.c.lease_expires_at < database_now())
-    .order_by(jobs.c.lease_expires_at, jobs.c.job_id)
+    .order_by(jobs.c.lease_worker_id, jobs.c.job_id)
     .limit(param("at_most"))
     .offset(ZERO)
     .with_for_update(skip_locked=True)

@@ -86,6 +86,10 @@ class SqlTransaction(SqlReader):
         place = self.next_place(job.org_id) if job.due_at is None else None
         self.run(sql.INSERT_JOB, job_rows.new_job_columns(job, place, events_kept=int(bool(change.events))))
         request = change.request
+        if request.input_id is not None:
+            named = {"the_input_id": request.input_id, "the_org_id": job.org_id}
+            if not self.run(sql.NAME_INPUT, named).rowcount:
+                raise NotFoundError("input")
         self.run(
             sql.INSERT_REQUEST,
             {
@@ -97,8 +101,6 @@ class SqlTransaction(SqlReader):
                 "input_id": request.input_id,
             },
         )
-        if request.input_id is not None:
-            self.run(sql.NAME_INPUT, {"the_input_id": request.input_id, "the_org_id": job.org_id})
 
     def _move_job(self, change: Change, before: Job) -> None:
         job = change.job
