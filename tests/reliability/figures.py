@@ -107,6 +107,13 @@ FIGURES: tuple[Figure, ...] = (
         long_cases=200,
     ),
     Figure(
+        "R5.late",
+        "writes accepted from an attempt after another one got its job",
+        0,
+        short_cases=500,
+        long_cases=10_000,
+    ),
+    Figure(
         "R6.recorded", "death of a child to its loss on record, p99", 1, "s", short_cases=10, long_cases=100
     ),
     Figure("R6.restarted", "death of a child to its next run, p99", 2, "s", short_cases=10, long_cases=100),
