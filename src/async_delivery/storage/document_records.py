@@ -128,6 +128,7 @@ class _Reading:
             self._refuse(Kind.JOBS, self.job_id, place, str(exc))
             self.refuse_all("its job is refused")
             return self._done(None)
+        found.result_free = self.document.is_free(found.job.result_id)
         tenants = {found.job.org_id, str(fields.record.get("owner_org_id"))}
         for result_id, each in self.document.results_of(self.job_id):
             if (result := self._one(Kind.RESULTS, result_id, each)) is not None:
@@ -350,5 +351,5 @@ def _require_id(fields: Fields, name: str, record_id: str) -> None:
 def _require_owner(fields: Fields, tenants: set[str]) -> None:
     for name in TENANT_FIELDS:
         value = fields.record.get(name)
-        if value not in (None, "") and value not in tenants:
+        if value not in (None, "") and not (isinstance(value, str) and value in tenants):
             raise RefusedRecord(f"{name} names another tenant than its job's")
