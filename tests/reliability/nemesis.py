@@ -15,7 +15,7 @@ from contextlib import suppress
 
 import psutil
 
-from tests.reliability.fleet import Fleet, is_child, is_up, kill, launch
+from tests.reliability.fleet import Fleet, is_up, kill, launch
 from tests.system.live import LiveServer, eventually
 
 # How often each kind of kill is chosen, relative to the others.
@@ -80,8 +80,8 @@ class Nemesis:
     def _forkserver(self) -> None:
         """The process from which those of analyses are forked."""
         node = self._up(self._fleet.workers)
-        for victim in node.processes()[1:2]:
-            if not is_child(victim):
+        for victim in self._fleet.forkservers(node):
+            with suppress(psutil.NoSuchProcess):
                 victim.kill()
                 self._struck("forkserver", victim.pid)
 

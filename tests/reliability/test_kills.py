@@ -49,6 +49,8 @@ def kills(
     score("R2", store, twice, cases=nemesis.kills, seed=seed)
     assert shown == []
     assert len(traffic.jobs) > wanted / 2
+    if wanted >= 100:
+        assert {blow.split()[0] for blow in nemesis.blows} >= set(kinds[store])
 
 
 def settle(fleet: Fleet) -> None:
