@@ -31,6 +31,8 @@ def add_ended_jobs(house: House, folder: Path, count: int, body_bytes: int = 300
             (job.job_id,),
         )
         connection.execute("COMMIT")
+        # Else the first commit of the cleanup would have to work all this into the file.
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return [f"{job.result_id}-{number}" for number in range(1, count + 1, max(1, count // 100))]
 
 
