@@ -98,6 +98,11 @@ class Session:
         answered = cursor.pgresult is not None and cursor.pgresult.nfields > 0
         return _Rows(cursor.rowcount, cursor.fetchall() if answered else [])
 
+    def executemany(self, text: str, rows: Sequence[Mapping[str, Any]], /) -> None:
+        """Run one statement for each of the rows, without waiting for the answer to one before the next is sent."""
+        numbered, names = _numbered(text)
+        self._cursor.executemany(numbered, [[row[name] for name in names] for row in rows])
+
 
 class _OnPostgres:
     """What Reader and Transaction have in common here."""

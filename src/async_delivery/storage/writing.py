@@ -261,13 +261,11 @@ class SqlTransaction(SqlReader):
         transfer.put(self, bundles)
 
     def run_many(self, statement: ClauseElement, rows_: Sequence[Params]) -> None:
-        """Run ``statement`` once for each of ``rows_``, in one go where the driver can do that."""
-        many = getattr(self._connection, "executemany", None)
-        if many is None:
-            for row in rows_:
-                self.run(statement, row)
-        elif rows_:
-            many(self._texts[statement], rows_)
+        """Run ``statement`` once for each of ``rows_``."""
+        # Of no other use is more of a connection than ``execute``, so it is not asked of every one.
+        connection: Any = self._connection
+        if rows_:
+            connection.executemany(self._texts[statement], rows_)
 
     def probe(self, now: datetime) -> None:
         cleanup_runs.probe(self, now)
