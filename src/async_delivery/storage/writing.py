@@ -137,6 +137,10 @@ class SqlTransaction(SqlReader):
         lowest, last = row or (None, None)
         return max(lowest or 0, 0 if last is None else last + 1)
 
+    def to_job(self, row: cells.Row) -> Job:
+        """The job of a row that dispatch has found."""
+        return job_rows.to_job(row)
+
     def claimable(
         self, limit: int, analyses: Sequence[str] | None, max_running_per_tenant: int | None, now: datetime
     ) -> list[Job]:
