@@ -182,7 +182,7 @@ FIGURES: tuple[Figure, ...] = (
         "R26.corpus",
         "misbehaving analyses that ended wrongly or were noticed by others",
         0,
-        short_cases=50,
+        short_cases=30,
         long_cases=100,
     ),
     Figure("R27.gone", "cancel to the end of its processes, beyond the grace, p99", 1, "s", short_cases=10),

@@ -115,6 +115,11 @@ LASTING: tuple[Misdeed, ...] = (
     Misdeed("floods", {"mebibytes": 1024}),
     Misdeed("chatters", {"reports": 1_000_000}),
 )
+# What a store has to do with: the rest ends before anything is written.
+WRITTEN = tuple(each for each in QUICK if each.analysis in {
+    "partials", "chatters", "returns", "returns-oddly", "raises", "raises-much", "reports-oddly", "forges", "prints",
+    "segfault", "exits", "fills-disk",
+})
 # Who kills the forkserver ends every attempt that came from it.
 HARMFUL = (Misdeed("kills-parent", {"way": "forkserver"}, CRASHED, 2, harms=True),)
 # fmt: on
