@@ -8,10 +8,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from async_delivery.domain.account import Kind, Verdict
+from async_delivery.domain.canonical import canonical_json
+from async_delivery.domain.errors import NotSerializableError
+from async_delivery.storage.cells import canonical_of_parsed
 from tests.storage.documents import Json, at, exported, taken_in, whole, written
 from tests.storage.support import sqlite_store
 
@@ -141,3 +145,25 @@ def test_nothing_that_stands_in_a_document_is_lost_or_breaks_an_invariant(docume
         finally:
             one.close()
             two.close()
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**65), 2**65)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(JSON)
+def test_the_fast_writer_makes_the_canonical_bytes(value: Any) -> None:
+    try:
+        expected = canonical_json(value)
+    except NotSerializableError:
+        with pytest.raises(NotSerializableError):
+            canonical_of_parsed(value)
+    else:
+        assert canonical_of_parsed(value) == expected
