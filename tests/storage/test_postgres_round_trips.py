@@ -9,7 +9,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from async_delivery.domain.job import JobId
+from async_delivery.domain.tenant import OrgId
 from async_delivery.storage.contract import Store
+from async_delivery.storage.opening import Mode, open_store
 from bench.simulate_costs import claim, complete, submit
 from tests.postgres import shared_server
 
@@ -44,3 +47,30 @@ def test_a_step_of_a_job_is_a_look_and_one_statement_that_writes_all_its_rows(
     asked.clear()
     complete(store, job)
     assert asked == ["SELECT", "WITH"]  # the job, locked, its rows
+
+
+def test_what_is_read_often_is_prepared_and_no_two_connections_name_it_alike(tmp_path: Path) -> None:
+    with shared_server().lent_store(tmp_path) as first:
+        second = open_store(tmp_path / "store.v1.json", Mode.TOOL)
+        try:
+            found = [_prepared_after_many_reads(store) for store in (first, second)]
+        finally:
+            second.close()
+
+    assert all(names for names in found)
+    # A pooler may lend one of them the session of the other, where a name must not stand for another statement.
+    assert not found[0] & found[1]
+
+
+def _prepared_after_many_reads(store: Store) -> set[str]:
+    names: set[str] = set()
+
+    def look(reader: Any) -> None:
+        reader.find_job(OrgId("nobody"), JobId("none"))
+        found = reader._connection.raw.execute(b"SELECT name FROM pg_prepared_statements", prepare=False)
+        names.update(name for (name,) in found)
+
+    for _ in range(60):
+        names.clear()
+        store.read(look)
+    return names
