@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -310,4 +311,7 @@ class CleanupPlace:
     ) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
+            # Not by closing alone: the server would give the place up only some time after we have gone on.
+            with suppress(psycopg.Error):
+                connection.execute(b"ROLLBACK")
             connection.close()
