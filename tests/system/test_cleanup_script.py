@@ -33,7 +33,8 @@ SECTION = {
 }
 REPORT = {
     *("runner", "store_file", "started_at", "finished_at", "duration_seconds", "dry_run", "now"),
-    *("terminal_job_count", "active_job_count", "ttl_seconds", "results", "events", "per_tenant", "errors"),
+    *("terminal_job_count", "active_job_count", "ttl_seconds", "results", "events", "jobs", "per_tenant"),
+    "errors",
 }
 
 
@@ -100,7 +101,7 @@ def test_a_run_deletes_what_is_old_and_a_second_one_nothing(folder: Path) -> Non
     assert first.stderr == second.stderr == ""
     report = json.loads(first.stdout)
     assert set(report) == REPORT
-    assert set(report["results"]) == set(report["events"]) == SECTION
+    assert set(report["results"]) == set(report["events"]) == set(report["jobs"]) == SECTION
     assert report["results"]["delete_count"] == 9
     assert report["terminal_job_count"] == 3
     assert report["ttl_seconds"] == {"results": 0, "events": 0}
