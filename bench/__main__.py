@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bench import child, idle, latency, machine, reads, report, submits, throughput
+from bench import child, growth, idle, latency, machine, postgres, reads, report, submits, throughput
 from bench.figures import Figure
 from bench.lab import Lab, say
 from bench.load import LoadError, find_wrk
@@ -26,7 +26,11 @@ _GROUPS = {
     "reads": reads.run,
     "child": child.run,
     "idle": idle.run,
+    "postgres": postgres.run,
+    "growth": growth.run,
 }
+# They take longer than all others together, and need a PostgreSQL.
+_WHEN_ASKED = ("postgres", "growth")
 
 
 def _arguments() -> argparse.Namespace:
@@ -59,7 +63,9 @@ def _arguments() -> argparse.Namespace:
 
 def _lab(scratch: Path, quick: bool, rounds: int | None) -> Lab:
     if quick:
-        return Lab(scratch, rounds or 2, 1.0, 2.0, 100, 200, 5_000, 100_000, find_wrk())
+        return Lab(
+            scratch, rounds or 2, 1.0, 2.0, 100, 200, 5_000, 100_000, find_wrk(), (1_000, 10_000, 50_000)
+        )
     return Lab(scratch, rounds or 5, 3.0, 10.0, 300, 1_000, 20_000, 1_000_000, find_wrk())
 
 
@@ -84,7 +90,8 @@ def main() -> int:
     arguments = _arguments()
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
-    names = [name for name in _GROUPS if not arguments.only or name in arguments.only]
+    asked = arguments.only or [name for name in _GROUPS if name not in _WHEN_ASKED]
+    names = [name for name in _GROUPS if name in asked]
     parent = arguments.scratch or _HERE / "out"
     parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=parent)).resolve()

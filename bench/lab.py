@@ -50,6 +50,7 @@ class Lab:
     seconds   length of one step under load
     samples   operations one at a time, per round
     jobs      jobs end to end, per round
+    stored    sizes of the stores that growth is measured on, the one to compare with first
     wrk       path of wrk; None means the load comes from Python and costs more of the shared cores
     """
 
@@ -62,6 +63,7 @@ class Lab:
     raw_writes: int
     child_rows: int
     wrk: str | None
+    stored: tuple[int, ...] = (1_000, 100_000, 1_000_000)
     _numbers: count[int] = field(default_factory=lambda: count(1))
 
     def folder(self, name: str) -> Path:

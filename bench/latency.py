@@ -13,11 +13,11 @@ from bench.submits import sample_rows
 
 # The answer is held until the job has ended: what a client waits for, without polling.
 _SUBMIT = post(NOOP, Prefer="wait=30")
-_COMMITS = 3
-_WARM_UP = 20
+COMMITS = 3
+WARM_UP = 20
 
 
-def _time_jobs(server: Running, count: int) -> list[float]:
+def time_jobs(server: Running, count: int) -> list[float]:
     """Seconds from submit to the completed job's result, for ``count`` jobs."""
     wire = _SUBMIT.encode(server.port)
     took = []
@@ -34,22 +34,22 @@ def _time_jobs(server: Running, count: int) -> list[float]:
 def run(lab: Lab) -> list[Figure]:
     """p50 and p99 in milliseconds."""
     made_from = sample_rows(lab)
-    writes = rows.writes(made_from, lab.samples * _COMMITS)
+    writes = rows.writes(made_from, lab.samples * COMMITS)
     ours: list[list[float]] = []
     raw: list[list[float]] = []
     cpu: list[float] = []
 
     with service(lab.folder("latency"), "--slots", str(SLOTS)) as server:
-        _time_jobs(server, _WARM_UP)
+        time_jobs(server, WARM_UP)
 
         def measure_service() -> None:
             before = server.cpu_seconds()
-            ours.append(_time_jobs(server, lab.samples))
+            ours.append(time_jobs(server, lab.samples))
             cpu.append((server.cpu_seconds() - before) / lab.samples * 1e6)
 
         def measure_raw() -> None:
             single = rawsqlite.one_by_one(lab.folder("raw") / "raw.sqlite3", made_from.schema, writes)
-            raw.append([sum(single[at : at + _COMMITS]) for at in range(0, len(single), _COMMITS)])
+            raw.append([sum(single[at : at + COMMITS]) for at in range(0, len(single), COMMITS)])
 
         for number in range(lab.rounds):
             say(f"latency: round {number + 1} of {lab.rounds}")
@@ -60,11 +60,11 @@ def run(lab: Lab) -> list[Figure]:
 
     settings = (
         "POST /analyze with Prefer: wait=30, selftest without stages, answered with its result; one blocking "
-        f"keep-alive connection, {lab.samples} jobs per round after {_WARM_UP} to warm up; serve --slots {SLOTS}. "
-        f"The client shares the cores (some 20 µs a job). Limit: {_COMMITS} durable SQLite commits one after "
+        f"keep-alive connection, {lab.samples} jobs per round after {WARM_UP} to warm up; serve --slots {SLOTS}. "
+        f"The client shares the cores (some 20 µs a job). Limit: {COMMITS} durable SQLite commits one after "
         "another, as submit, claim and complete are"
     )
-    limit = f"{_COMMITS} commits in a row"
+    limit = f"{COMMITS} commits in a row"
     return [
         Figure(
             "submit → completed, p50",

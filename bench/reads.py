@@ -19,15 +19,15 @@ class _Read:
     ours: list[tuple[float, float]] = field(default_factory=list)
     floor: list[tuple[float, float]] = field(default_factory=list)
 
-    def figure(self, lab: Lab, size: int) -> Figure:
+    def figure(self, lab: Lab, size: int, started: str) -> Figure:
         what = f"{self.status} with {size} bytes" if size else f"{self.status} without a body"
         return Figure(
             self.name,
             "/s",
             Sense.RATE,
             tuple(rate for rate, _ in self.ours),
-            f"GET {self.request.path.rpartition('/')[0]}/…, {what}, always the same; {lab.generator}; serve --slots "
-            f"{SLOTS} with one job stored. Limit: a bare ASGI application on the same uvicorn settings (uvloop, "
+            f"GET {self.request.path.rpartition('/')[0]}/…, {what}, always the same; {lab.generator}; {started} with "
+            f"one job stored. Limit: a bare ASGI application on the same uvicorn settings (uvloop, "
             "httptools, no access log) that answers the same status and as many bytes",
             tuple(rate for rate, _ in self.floor),
             "bare ASGI",
@@ -40,25 +40,30 @@ class _Read:
 def run(lab: Lab) -> list[Figure]:
     """Three figures, each beside its own floor."""
     with service(lab.folder("reads"), "--slots", str(SLOTS)) as server:
-        reads = _reads(server)
-        sizes = [check(server, read.request, read.status) for read in reads]
-        answers = [f"{read.status}:{size}" for read, size in zip(reads, sizes, strict=True)]
-        options = [text for answer in answers for text in ("--answer", answer)]
-        with bare(lab.folder("bare"), *options) as floor:
-            for number in range(lab.rounds):
-                say(f"reads: round {number + 1} of {lab.rounds}")
-                for place, read in enumerate(reads):
+        return measure(lab, server, f"serve --slots {SLOTS}")
 
-                    def ours(read: _Read = read) -> None:
-                        measured = lab.put_under_load(server, read.request, read.status)
-                        read.ours.append((measured.load.per_second, measured.cpu_us))
 
-                    def limit(read: _Read = read, place: int = place) -> None:
-                        measured = lab.put_under_load(floor, Request(f"/{place}"), read.status)
-                        read.floor.append((measured.load.per_second, measured.cpu_us))
+def measure(lab: Lab, server: Running, started: str) -> list[Figure]:
+    """The same of a service that runs already, with workers. ``started``: how, for people."""
+    reads = _reads(server)
+    sizes = [check(server, read.request, read.status) for read in reads]
+    answers = [f"{read.status}:{size}" for read, size in zip(reads, sizes, strict=True)]
+    options = [text for answer in answers for text in ("--answer", answer)]
+    with bare(lab.folder("bare"), *options) as floor:
+        for number in range(lab.rounds):
+            say(f"reads: round {number + 1} of {lab.rounds}")
+            for place, read in enumerate(reads):
 
-                    in_turn(number, (limit, ours))
-    return [read.figure(lab, size) for read, size in zip(reads, sizes, strict=True)]
+                def ours(read: _Read = read) -> None:
+                    measured = lab.put_under_load(server, read.request, read.status)
+                    read.ours.append((measured.load.per_second, measured.cpu_us))
+
+                def limit(read: _Read = read, place: int = place) -> None:
+                    measured = lab.put_under_load(floor, Request(f"/{place}"), read.status)
+                    read.floor.append((measured.load.per_second, measured.cpu_us))
+
+                in_turn(number, (limit, ours))
+    return [read.figure(lab, size, started) for read, size in zip(reads, sizes, strict=True)]
 
 
 def _reads(server: Running) -> list[_Read]:

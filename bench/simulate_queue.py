@@ -23,7 +23,8 @@ from async_delivery.storage.writing import SqlTransaction
 if TYPE_CHECKING:
     from sqlalchemy.sql.expression import ClauseElement
 
-    from async_delivery.domain.job import Job, JobId
+    from async_delivery.domain.job import Job
+    from async_delivery.storage.cells import Row
     from async_delivery.storage.reading import Cursor
 
 _NO_MATTER = datetime(2026, 1, 1, tzinfo=UTC)  # no job of the simulation waits for a time
@@ -182,7 +183,9 @@ class _Lines:
     def _list_next(self, params: Mapping[str, Any]) -> _Rows:
         wishes = self._wishes.get(params["the_org_id"], {}).get(params["the_analysis"], [])
         return _Rows(
-            (priority, job_id, self._jobs[job_id][0]) for priority, job_id in wishes[: params["at_most"]]
+            # The id stands for the row of the job.
+            (priority, job_id, self._jobs[job_id][0], job_id)
+            for priority, job_id in wishes[: params["at_most"]]
         )
 
     def _set_place(self, params: Mapping[str, Any]) -> _Rows:
@@ -202,9 +205,9 @@ class FairQueue(SqlTransaction):
         super().__init__(self._lines, _Unwritten(SQLITE))
         self._cap = cap
 
-    def lock_job(self, org_id: OrgId, job_id: JobId) -> Job:
-        """Only its id is asked for here, so the id stands for the job."""
-        return cast("Job", job_id)
+    def to_job(self, row: Row) -> Job:
+        """Only its id is asked for here, so the id stands for the job, and for its row."""
+        return cast("Job", row[0])
 
     def join(
         self, job_id: str, tenant: str, *, analysis: str = "simulated", priority: int = Priority.DEFAULT

@@ -9,17 +9,17 @@ from bench.load import Connection, LoadError, Request
 from bench.rows import Template
 from bench.server import Running, bare, service
 
-_SUBMIT = post({**NOOP, "options": ASYNC})
+SUBMIT = post({**NOOP, "options": ASYNC})
 # Fresh stores and more room than any run fills: the quota is not what is measured.
-_OPTIONS = ("--no-workers", "--max-queued-per-tenant", "10000000")
+OPTIONS = ("--no-workers", "--max-queued-per-tenant", "10000000")
 
 
 def sample_rows(lab: Lab) -> Template:
     """What one submit writes, from a store of its own."""
     folder = lab.folder("submit-rows")
-    with service(folder, *_OPTIONS) as server:
+    with service(folder, *OPTIONS) as server:
         before = rows.snapshot(rows.database_of(server.store_file))
-        check(server, _SUBMIT, 202)
+        check(server, SUBMIT, 202)
     return rows.template(rows.database_of(folder / "store.v1.json"), before)
 
 
@@ -32,9 +32,9 @@ def run(lab: Lab) -> list[Figure]:
     thin: list[tuple[float, float]] = []
 
     def measure_service() -> None:
-        with service(lab.folder("submits"), *_OPTIONS) as server:
-            measured = lab.put_under_load(server, _SUBMIT, 202)
-            _verify(server, measured.load.requests)
+        with service(lab.folder("submits"), *OPTIONS) as server:
+            measured = lab.put_under_load(server, SUBMIT, 202)
+            verify(server, measured.load.requests)
         ours.append((measured.load.per_second, measured.cpu_us))
 
     def measure_raw() -> None:
@@ -47,7 +47,7 @@ def run(lab: Lab) -> list[Figure]:
         folder = lab.folder("thin")
         made_from.save(folder / "template")
         with bare(folder, "--submit", str(folder / "template"), str(folder / "raw.sqlite3")) as server:
-            measured = lab.put_under_load(server, _SUBMIT, 202)
+            measured = lab.put_under_load(server, SUBMIT, 202)
         thin.append((measured.load.per_second, measured.cpu_us))
 
     for number in range(lab.rounds):
@@ -92,7 +92,7 @@ def run(lab: Lab) -> list[Figure]:
     ]
 
 
-def _verify(server: Running, answered: int) -> None:
+def verify(server: Running, answered: int) -> None:
     """As many jobs are stored as were answered, give or take those under way at the end and the one asked first."""
     stored = count_jobs(server, "queued")
     if not answered <= stored <= answered + CONNECTIONS + 1:

@@ -24,11 +24,11 @@ def run(lab: Lab) -> list[Figure]:
     raw: list[tuple[float, float]] = []
 
     with service(lab.folder("throughput"), "--slots", str(SLOTS)) as server:
-        _complete(server, 50, "warm-up")
+        complete(server, 50, "warm-up")
 
         def measure_service() -> None:
             before = server.cpu_seconds()
-            took = _complete(server, lab.jobs, f"round-{len(ours)}")
+            took = complete(server, lab.jobs, f"round-{len(ours)}")
             ours.append((lab.jobs / took, (server.cpu_seconds() - before) / lab.jobs * 1e6))
 
         def measure_raw() -> None:
@@ -61,7 +61,7 @@ def run(lab: Lab) -> list[Figure]:
     ]
 
 
-def _complete(server: Running, jobs: int, org_id: str) -> float:
+def complete(server: Running, jobs: int, org_id: str) -> float:
     """Seconds from the first submit until all ``jobs`` of a new tenant are completed."""
     begin = time.perf_counter()
     request = post({**NOOP, "options": ASYNC}, X_Org_Id=org_id)

@@ -114,6 +114,19 @@ def test_a_file_goes_with_the_last_job_that_names_it(house: House) -> None:
     assert house.violations() == []
 
 
+def test_a_job_cannot_name_a_file_that_is_not_there_or_not_its_tenants(house: House) -> None:
+    gone, theirs, unfinished = uploaded(house), uploaded(house), uploaded(house, entered=False)
+    house.store.write(lambda tx: tx.drop_input(ALPHA, gone.input_id))
+
+    for org_id, file in ((ALPHA, gone), (ALPHA, unfinished), (BETA, theirs)):
+        with pytest.raises(NotFoundError, match="input not found"):
+            house.submit(org_id, replace(REQUEST, input_id=file.input_id))
+
+    assert house.store.info().counts["jobs"] == 0
+    assert named(house, theirs).org_id == ALPHA
+    assert house.violations() == []
+
+
 def test_files_that_no_job_names_are_pruned_after_a_day(house: House) -> None:
     unnamed, unfinished, kept = uploaded(house), uploaded(house, entered=False), uploaded(house)
     named(house, kept)

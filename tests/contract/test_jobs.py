@@ -171,6 +171,13 @@ def test_events_come_in_order_without_gaps_and_from_a_number_on(house: House) ->
     assert events[0].occurred_at == job.submitted_at
 
 
+@pytest.mark.parametrize("after", [2**31 - 1, 2**31, 2**62, 2**63])
+def test_behind_a_number_that_no_event_has_there_is_none(house: House, after: int) -> None:
+    job = house.completed(payload={}, partials=1)
+
+    assert house.store.read(lambda reader: reader.list_events(ALPHA, job.job_id, after, 9)) == []
+
+
 def test_the_payload_of_an_event_keeps_unicode_and_numbers(house: House) -> None:
     job = house.progress(house.running(), 33.3, 'Stufe "1" 🌱\n')
 

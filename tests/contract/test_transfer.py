@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from async_delivery.domain.account import Kind, Verdict
 from async_delivery.domain.errors import ConflictError
 from async_delivery.domain.job import Job, JobId, JobRequest, JobStatus
 from async_delivery.domain.retention import RetentionPolicy
@@ -16,6 +19,8 @@ from async_delivery.storage.cells import EPOCH, FAR_FUTURE
 from async_delivery.storage.contract import IdempotencyRecord, InputFile, Section, Store
 from tests.contract.support import ALPHA, BETA, House, deleting
 from tests.domain.support import NOON
+from tests.storage.documents import exported as document_of
+from tests.storage.documents import named, taken_in, whole, written
 from tests.storage.support import sqlite_store
 
 PLENTY = 1 << 30
@@ -192,3 +197,84 @@ def test_a_job_that_is_being_run_is_not_entered(house: House, store: Store, othe
     assert bundle.job.status is JobStatus.RUNNING
     with pytest.raises(ValueError, match="being run"):
         put(other, [bundle])
+
+
+# ---------------------------------------------------------------- through documents
+def test_a_document_becomes_the_same_bytes_in_every_store(store: Store, other: Store, tmp_path: Path) -> None:
+    states = ("completed", "running", "failed", "queued", "canceled", "partial", "paused")
+    path = written(tmp_path / "d.json", whole(*states))
+
+    account, _ = taken_in(store, path)
+    taken_in(other, path)
+
+    assert account.counts[Kind.JOBS].read == len(states)
+    assert store.read(lambda reader: reader.violations(20)) == []
+    bytes_of_it = document_of(store, tmp_path / "one.json")
+    assert document_of(other, tmp_path / "two.json") == bytes_of_it
+    again, entries = taken_in(store, path)
+    assert (again.total("there"), again.conflicts, entries) == (again.total("read"), 0, [])
+
+
+def test_everything_of_a_house_goes_through_a_document_and_back_to_the_byte(
+    house: House, store: Store, other: Store, tmp_path: Path
+) -> None:
+    a_house_full(house)
+    house.store.write(deleting(Section.RESULTS, EVERYTHING, house.later(days=1), 2))
+    house.store.write(deleting(Section.EVENTS, EVERYTHING, house.now, 5))
+    store.write(lambda tx: tx.add_input_chunk(ALPHA, "input-1", 0, b"a,b\n1", NOON))
+    store.write(lambda tx: tx.add_input_chunk(ALPHA, "input-1", 1, b",2\n", NOON))
+    digest = hashlib.sha256(b"a,b\n1,2\n").hexdigest()
+    store.write(lambda tx: tx.add_input(InputFile("input-1", ALPHA, "ü.csv", "text/csv", 8, digest, NOON)))
+    house.submit(request=JobRequest("q", b'{"n":[1e+300,0.1]}', "f" * 64, "input-1"))
+    first = document_of(store, tmp_path / "one.json")
+
+    account, entries = taken_in(other, tmp_path / "one.json")
+
+    assert [entry for entry in entries if entry.notes] == []
+    assert account.counts[Kind.INPUTS].taken == 1
+    assert document_of(other, tmp_path / "two.json") == first
+    assert b"".join(other.read(lambda reader: list(reader.read_input(ALPHA, "input-1")))) == b"a,b\n1,2\n"
+    assert exported(other) == exported(store)
+    again, _ = taken_in(other, tmp_path / "one.json")
+    assert again.total("there") == again.total("read")
+
+
+def test_an_import_that_was_cut_short_goes_on_where_it_stopped(
+    store: Store, other: Store, tmp_path: Path
+) -> None:
+    path = written(tmp_path / "d.json", whole(*["completed"] * 30))
+    taken_in(other, path)
+    put(store, exported(other)[:13])
+
+    account, _ = taken_in(store, path)
+
+    jobs = account.counts[Kind.JOBS]
+    assert (jobs.there, jobs.taken) == (13, 17)
+    assert exported(store) == exported(other)
+
+
+def test_a_file_that_is_damaged_is_refused_and_its_job_comes_without_it(
+    house: House, store: Store, other: Store, tmp_path: Path
+) -> None:
+    house.store.write(lambda tx: tx.add_input_chunk(ALPHA, "input-1", 0, b"a,b", NOON))
+    house.store.write(lambda tx: tx.add_input(InputFile("input-1", ALPHA, "a.csv", None, 3, "0" * 64, NOON)))
+    job = house.submit(request=JobRequest("q", b"{}", "f" * 64, "input-1"))
+    document_of(store, tmp_path / "one.json")
+
+    account, entries = taken_in(other, tmp_path / "one.json")
+
+    assert "not the ones that were uploaded" in named(entries, Verdict.REFUSED, Kind.INPUTS)["input-1"]
+    assert "uploaded file" in named(entries, Verdict.ODD, Kind.JOBS)[job.job_id]
+    assert (account.counts[Kind.INPUTS].refused, account.counts[Kind.JOBS].odd) == (1, 1)
+    assert other.read(lambda reader: reader.violations(20)) == []
+
+
+def test_two_imports_at_once_enter_everything_once(store: Store, tmp_path: Path) -> None:
+    path = written(tmp_path / "d.json", whole(*["completed"] * 60))
+
+    with ThreadPoolExecutor(2) as pool:
+        accounts = [future.result(60)[0] for future in [pool.submit(taken_in, store, path) for _ in range(2)]]
+
+    assert sum(account.counts[Kind.JOBS].taken for account in accounts) == 60
+    assert sum(account.counts[Kind.JOBS].there for account in accounts) == 60
+    assert store.read(lambda reader: reader.violations(20)) == []

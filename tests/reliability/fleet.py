@@ -72,8 +72,12 @@ class Fleet:
         """Processes of analyses, warm ones included; of all workers if none is named."""
         found = []
         for worker in [node] if node else self.workers:
-            found += [one for one in worker.processes()[1:] if is_child(one)]
+            found += [one for one in worker.processes()[1:] if is_child(one, worker)]
         return found
+
+    def forkservers(self, node: LiveServer) -> list[psutil.Process]:
+        """The process from which those of analyses are forked, if there is one at the moment."""
+        return [one for one in node.processes()[1:] if is_below(one, node)]
 
     def image(self) -> Image:
         """What the store holds. On SQLite the fleet must be down."""
@@ -83,11 +87,19 @@ class Fleet:
         return image_of_sqlite(self.store_file.with_name("store.v1.sqlite3"))
 
 
-def is_child(process: psutil.Process) -> bool:
-    """Whether it runs an analysis: unlike the forkserver it leads a session of its own."""
+def is_child(process: psutil.Process, node: LiveServer) -> bool:
+    """Whether it runs an analysis: it leads a session of its own, and was not started by the server itself."""
     try:
-        return os.getsid(process.pid) == process.pid
+        return os.getsid(process.pid) == process.pid and not is_below(process, node)
     except ProcessLookupError:
+        return False
+
+
+def is_below(process: psutil.Process, node: LiveServer) -> bool:
+    """Whether ``node`` itself started it."""
+    try:
+        return node.process is not None and process.ppid() == node.process.pid
+    except psutil.NoSuchProcess:
         return False
 
 

@@ -20,9 +20,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tests.reliability.killpoints_paths import PATHS, CommitPath
+from tests.reliability.killpoints_documents import DOCUMENT_PATHS
+from tests.reliability.killpoints_paths import PATHS as STORE_PATHS
+from tests.reliability.killpoints_paths import CommitPath
 
 ROOT = Path(__file__).resolve().parents[2]
+PATHS = {**STORE_PATHS, **DOCUMENT_PATHS}
 # Every call by which a file or a folder changes, or is made durable.
 CHANGES = (
     "pwrite64",
@@ -209,10 +212,11 @@ class Sweep:
         shutil.rmtree(copy)
         lines = trace.read_text(errors="replace").splitlines()
         made = [(found["name"], found["thread"]) for line in lines if (found := _CALL.match(line))]
-        numbers = Counter(name for name, _ in made)
         threads = Counter(name for name, _ in set(made))
-        assert set(threads.values()) == {1}, f"{path.name}: two threads make the same calls: {set(made)}"
-        return [Point(path.name, call, n + 1) for call in calls for n in range(numbers[call])]
+        assert max(threads.values()) <= path.threads, f"{path.name}: too many threads: {set(made)}"
+        by_thread = Counter(made)
+        numbers = {name: max(by_thread[one] for one in by_thread if one[0] == name) for name in threads}
+        return [Point(path.name, call, n + 1) for call in calls for n in range(numbers.get(call, 0))]
 
     def _kill(self, path: CommitPath, point: Point) -> list[str]:
         copy = self.copy(path, f"{point.call}-{point.number}")

@@ -44,6 +44,7 @@ class CommitPath:
     ready     what happens before kills begin, in the process that will be killed
     act       what is killed; ``ack`` notes what its caller was told
     judge     after a restart: what is wrong, given what was acknowledged; then the path must work again
+    threads   how many make the same kind of call; of two, each number is tried with the one that comes to it first
     """
 
     name: str
@@ -51,6 +52,7 @@ class CommitPath:
     ready: Callable[[Path], Any]
     act: Callable[[Any, Callable[[str], None]], None]
     judge: Callable[[Path, Sequence[str]], list[str]]
+    threads: int = 1
 
 
 def house_in(folder: Path) -> House:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from async_delivery.storage import migrate  # noqa: F401  imported before the fork: Alembic costs half a second
-from tests.reliability.killpoints_paths import PATHS
+from tests.reliability.killpoints import PATHS
 
 
 def child(name: str, folder: Path, say: int) -> None:

@@ -111,10 +111,16 @@ LASTING: tuple[Misdeed, ...] = (
     Misdeed("partials", {"count": 100_000}, "too_many_partials"),
     # Their stacks count as memory of their own.
     Misdeed("starts-threads", {"count": 2_000}, RAISED),
-    Misdeed("forks", {"count": 60}, LATE, timeout=5.0),
+    # Pages that a hundred copies share count for each of them.
+    Misdeed("forks", {"count": 60}, MEMORY, timeout=20.0),
     Misdeed("floods", {"mebibytes": 1024}),
     Misdeed("chatters", {"reports": 1_000_000}),
 )
+# What a store has to do with: the rest ends before anything is written.
+WRITTEN = tuple(each for each in QUICK if each.analysis in {
+    "partials", "chatters", "returns", "returns-oddly", "raises", "raises-much", "reports-oddly", "forges", "prints",
+    "segfault", "exits", "fills-disk",
+})
 # Who kills the forkserver ends every attempt that came from it.
 HARMFUL = (Misdeed("kills-parent", {"way": "forkserver"}, CRASHED, 2, harms=True),)
 # fmt: on

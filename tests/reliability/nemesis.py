@@ -15,29 +15,28 @@ from contextlib import suppress
 
 import psutil
 
-from tests.reliability.fleet import Fleet, is_child, is_up, kill, launch
+from tests.reliability.fleet import Fleet, is_up, kill, launch
 from tests.system.live import LiveServer, eventually
 
 # How often each kind of kill is chosen, relative to the others.
-KILLS_SQLITE: Mapping[str, int] = {"child": 12, "forkserver": 3, "server": 3, "all": 1, "recovery": 1}
-KILLS_POSTGRES: Mapping[str, int] = {
-    "child": 12,
-    "forkserver": 2,
-    "worker": 3,
-    "server": 3,
-    "all": 1,
-    "recovery": 1,
+KILLS: Mapping[str, Mapping[str, int]] = {
+    "sqlite": {"child": 12, "forkserver": 3, "server": 4, "all": 2, "recovery": 1},
+    "postgres": {"child": 12, "forkserver": 3, "worker": 3, "server": 3, "all": 1, "recovery": 1},
+}
+# The same kinds, with fewer of those after which much has to start again.
+QUICK_KILLS: Mapping[str, Mapping[str, int]] = {
+    "sqlite": {"child": 30, "forkserver": 6, "server": 4, "all": 1, "recovery": 1},
+    "postgres": {"child": 30, "forkserver": 6, "worker": 4, "server": 3, "all": 1},
 }
 
 
 class Nemesis:
     """Strikes a fleet. ``kills`` counts processes and groups that were killed, ``blows`` tells of each."""
 
-    def __init__(self, fleet: Fleet, seed: int, weights: Mapping[str, int] | None = None) -> None:
+    def __init__(self, fleet: Fleet, seed: int, kinds: Mapping[str, Mapping[str, int]] = KILLS) -> None:
         self._fleet = fleet
         self._chance = random.Random(f"{seed} nemesis")
-        usual = KILLS_SQLITE if fleet.store == "sqlite" else KILLS_POSTGRES
-        self._weights = dict(weights or usual)
+        self._weights = kinds[fleet.store]
         self.kills = 0
         self.blows: list[str] = []
 
@@ -81,8 +80,8 @@ class Nemesis:
     def _forkserver(self) -> None:
         """The process from which those of analyses are forked."""
         node = self._up(self._fleet.workers)
-        for victim in node.processes()[1:2]:
-            if not is_child(victim):
+        for victim in self._fleet.forkservers(node):
+            with suppress(psutil.NoSuchProcess):
                 victim.kill()
                 self._struck("forkserver", victim.pid)
 
@@ -119,14 +118,6 @@ class Nemesis:
         kill(self._fleet.nodes)
         self._struck("recovery")
         self._fleet.start()
-
-    def _pause(self) -> None:
-        """SIGSTOP for a worker or server with all its processes, and SIGCONT a little later."""
-        node = self._up(self._fleet.nodes)
-        stopped = freeze(node)
-        time.sleep(self._chance.uniform(0.05, 1.0))
-        thaw(stopped)
-        self.blows.append(f"pause {node.port}")
 
 
 def freeze(node: LiveServer) -> list[psutil.Process]:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.reliability.conftest import Score
-from tests.reliability.fleet import Fleet, fleet_on
+from tests.reliability.fleet import Fleet, fleet_on, kill
 from tests.reliability.image import Image
 from tests.reliability.journal import Journal, read_journal
 from tests.reliability.oracle import judge
@@ -76,10 +76,10 @@ def cleanups(store: str, folder: Path, wanted: int, seed: int, score: Score) -> 
     runs = deleted = 0
     with fleet_on(store, folder, servers=2, workers=1, slots=2) as fleet, cleaner_of(fleet) as cleaner:
         mix = {"erase": 2, "cancel": 2, "retry": 2, "result": 4}
-        with Traffic(journal, lambda: fleet.ports, seed, pace=0.01, mix=mix) as traffic:
+        with Traffic(journal, lambda: fleet.ports, seed, threads=2, pace=0.01, mix=mix) as traffic:
             traffic.reaches(5)
             while runs < wanted:
-                time.sleep(chance.uniform(0.0, 0.1))
+                time.sleep(chance.uniform(0.0, 0.06))
                 # Zero takes all that has ended; an hour takes nothing, and still goes through the store.
                 report = cleaner.clean(chance.choice([0, 0, 1, 3600]), chance.choice([0, 0, 1, 3600]))
                 assert "deleted" in report, report
@@ -146,7 +146,7 @@ def test_a_dry_run_leaves_every_byte_of_a_store_that_was_killed_with_a_hot_log(
         server = fleet.servers[0]
         for _ in range(10):
             server.ended(server.submit(stages=2, stage_seconds=0))
-        server.kill_everything()
+        kill([server])
         wal = fleet.store_file.with_name("store.v1.sqlite3-wal")
         assert wal.stat().st_size > 0
         before = fingerprint(fleet)

@@ -102,7 +102,7 @@ def clean_up(server: LiveServer) -> dict[str, object]:
     return report
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk_stops_new_jobs_only_and_a_cleanup_helps(full: FullDisk, score: Score) -> None:
     server = full.server
     for _ in range(OLD_JOBS):

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.conftest import Score
-from tests.reliability.killpoints import CHANGES, COMMITS, Sweep, Zygote, why_not, zygote
-from tests.reliability.killpoints_paths import PATHS
+from tests.reliability.killpoints import CHANGES, COMMITS, PATHS, Sweep, Zygote, why_not, zygote
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tests.reliability.conftest import Score
 from tests.reliability.fleet import Fleet, fleet_on
 from tests.reliability.journal import Journal, read_journal
-from tests.reliability.nemesis import Nemesis
+from tests.reliability.nemesis import KILLS, QUICK_KILLS, Nemesis
 from tests.reliability.oracle import DUPLICATES, LOSSES, judge
 from tests.reliability.traffic import Traffic, drained
 from tests.system.live import run_command
@@ -18,11 +19,18 @@ from tests.system.live import run_command
 LEASE = ("--lease-seconds", "3", "--heartbeat-seconds", "1", "--poll-seconds", "0.2")
 
 
-def kills(store: str, folder: Path, wanted: int, seed: int, score: Score) -> None:
+def kills(
+    store: str,
+    folder: Path,
+    wanted: int,
+    seed: int,
+    score: Score,
+    kinds: Mapping[str, Mapping[str, int]] = KILLS,
+) -> None:
     """Load, ``wanted`` kills, the oracle's judgement."""
     journal = Journal(folder / "journal")
     with fleet_on(store, folder, *LEASE) as fleet:
-        nemesis = Nemesis(fleet, seed)
+        nemesis = Nemesis(fleet, seed, kinds)
         with Traffic(journal, lambda: fleet.ports, seed) as traffic:
             traffic.reaches(5)
             nemesis.strike_until(wanted)
@@ -41,6 +49,8 @@ def kills(store: str, folder: Path, wanted: int, seed: int, score: Score) -> Non
     score("R2", store, twice, cases=nemesis.kills, seed=seed)
     assert shown == []
     assert len(traffic.jobs) > wanted / 2
+    if wanted >= 100:
+        assert {blow.split()[0] for blow in nemesis.blows} >= set(kinds[store])
 
 
 def settle(fleet: Fleet) -> None:
@@ -57,7 +67,7 @@ def settle(fleet: Fleet) -> None:
 def test_forty_kills_of_anything_lose_nothing_and_end_nothing_twice(
     store: str, tmp_path: Path, seed: int, score: Score
 ) -> None:
-    kills(store, tmp_path, 40, seed, score)
+    kills(store, tmp_path, 40, seed, score, QUICK_KILLS)
 
 
 @pytest.mark.long

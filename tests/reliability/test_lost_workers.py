@@ -21,8 +21,8 @@ from tests.reliability.population import Population, at, first, now, p99
 from tests.system.live import eventually
 
 STORES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
-LEASE_SECONDS = 3.0
-LEASE = ("--lease-seconds", f"{LEASE_SECONDS:g}", "--heartbeat-seconds", "1", "--poll-seconds", "0.2")
+LEASE_SECONDS = 2.1
+LEASE = ("--lease-seconds", f"{LEASE_SECONDS:g}", "--heartbeat-seconds", "0.7", "--poll-seconds", "0.2")
 SLOTS = 6
 
 

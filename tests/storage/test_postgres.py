@@ -196,7 +196,7 @@ def test_two_transactions_that_lock_crosswise_are_both_done_in_the_end(file: Sto
         answers = together(lambda: locking(one.job_id, two.job_id), lambda: locking(two.job_id, one.job_id))
 
     assert answers == ["done", "done"]
-    assert len(runs) == 3  # PostgreSQL ended one of them, which was run again
+    assert len(runs) >= 3  # PostgreSQL ended one of them, which was run again
 
 
 def test_as_many_writes_as_connections_may_all_read_in_their_midst(file: StoreFile) -> None:

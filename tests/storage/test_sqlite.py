@@ -14,7 +14,7 @@ from sqlalchemy import Delete, Insert, Select, Update
 from sqlalchemy.sql.expression import ClauseElement
 
 from async_delivery.domain.errors import UnavailableError
-from async_delivery.storage import checks, counts, retention, retention_jobs
+from async_delivery.storage import checks, counts, retention, retention_jobs, writer
 from async_delivery.storage import sqlite as sqlite_store_module
 from async_delivery.storage import statements as sql
 from async_delivery.storage.contract import Transaction
@@ -270,7 +270,11 @@ class FailingCommit:
         self.connection.close()
 
 
-def test_a_commit_that_fails_acknowledges_nothing_and_the_connection_is_opened_anew(house: House) -> None:
+def test_a_commit_that_fails_acknowledges_nothing_and_the_connection_is_opened_anew(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One group, however long it takes to fill it.
+    monkeypatch.setattr(writer, "MAX_SECONDS", 30.0)
     assert isinstance(house.store, SqliteStore)
     heard: list[Any] = []
     house.store.subscribe(heard.append)

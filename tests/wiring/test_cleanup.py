@@ -258,3 +258,33 @@ def test_without_a_store_there_is_nothing_to_note(tmp_path: Path) -> None:
     cleanup.note_refusal(tmp_path / "nowhere.json", Runner.SCRIPT, "bad settings")
 
     assert names(tmp_path) == []
+
+
+def test_nothing_is_deleted_while_the_clock_has_been_put_forward(
+    rt: Runtime, settings: Settings, facts: list[tuple[str, dict[str, Any]]]
+) -> None:
+    submitted(rt)
+    completed(rt, claimed(rt), {"n": 1})
+    lead: list[float | None] = [86_400.0]
+    chore = cleanup.cleanup_chore(settings, rt.store, lambda: False, lambda: lead[0])
+
+    assert chore.run_once(rt, rt.clock.now()) is None
+    lead[0] = None
+    report = chore.run_once(rt, rt.clock.now())
+
+    assert isinstance(report, RetentionReport)
+    assert report.results.delete_count == 1
+    (skipped,) = [values for name, values in facts if name == "cleanup.skipped"]
+    assert skipped["reason"] == "clock"
+    assert "put forward by 86400 s" in skipped["why"]
+
+
+def test_a_cleanup_noted_by_a_clock_that_was_ahead_does_not_hold_up_the_next(
+    rt: Runtime, settings: Settings, clock: FakeClock
+) -> None:
+    right = clock.now()
+    clock.advance(seconds=86_400)
+    assert run_once(settings, rt) is not None
+    clock.set(right)
+
+    assert run_once(settings, rt) is not None

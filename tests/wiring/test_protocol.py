@@ -132,3 +132,58 @@ def test_a_second_request_that_is_none_is_never_put_into_the_answer_of_the_first
     got = talk(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + CHUNKED + b"zz\r\n")
 
     assert b" 400 " not in got
+
+
+# ---------------------------------------------------------------- who takes nothing
+LONG = b"x" * 50_000_000
+
+
+async def long_app(
+    scope: dict[str, Any], receive: Any, send: Callable[[dict[str, Any]], Awaitable[None]]
+) -> None:
+    """Answers with more than the kernel keeps for a client."""
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(LONG))]}
+    )
+    await send({"type": "http.response.body", "body": LONG})
+
+
+def take(pause: float, size: int) -> int:
+    """How many bytes of a long answer a client gets that takes ``size`` of them in each ``pause``."""
+
+    async def run() -> int:
+        config = uvicorn.Config(long_app, http=HeadLimits, lifespan="off", log_config=None)
+        config.load()
+        state, loop = ServerState(), asyncio.get_running_loop()
+        server = await loop.create_server(lambda: HeadLimits(config, state, {}), "127.0.0.1", 0)
+        taken = 0
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2], limit=4_096)
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            while not state.connections:  # noqa: ASYNC110  uvicorn keeps sets, and tells nobody
+                await asyncio.sleep(0.001)
+            try:
+                while state.connections:
+                    await asyncio.sleep(pause)
+                    taken += len(await reader.read(size))
+            except ConnectionError:
+                pass
+            writer.close()
+        server.close()
+        await server.wait_closed()
+        await asyncio.sleep(0.01)
+        return taken
+
+    return asyncio.run(run())
+
+
+def test_a_client_that_takes_nothing_of_its_answer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "READ_SECONDS", PATIENCE)
+
+    assert take(PATIENCE / 10, 1) < 10_000
+
+
+def test_a_client_that_takes_its_answer_slowly_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "READ_SECONDS", PATIENCE)
+
+    assert take(PATIENCE / 1_000, 1_000_000) > len(LONG) / 2

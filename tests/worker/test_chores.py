@@ -12,7 +12,7 @@ import pytest
 from async_delivery import telemetry
 from async_delivery.engine import inputs, runs
 from async_delivery.engine.runtime import Runtime
-from async_delivery.worker.chores import Chore, Chores, _Timer, prune, prune_chore, rescue_chore
+from async_delivery.worker.chores import Chore, Chores, PruneReport, _Timer, prune, prune_chore, rescue_chore
 from tests.worker.support import ORG, World, eventually
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -136,6 +136,23 @@ def test_a_chore_with_times_of_its_own_follows_the_wall_clock() -> None:
     assert timer.seconds_left(later) < 0
     timer.begun(later)
     assert timer.seconds_left(later) == 3600
+
+
+def test_a_clock_that_was_put_back_does_not_hold_up_what_comes_next() -> None:
+    chore = Chore("c", None, nothing, next_after=lambda at: at + timedelta(hours=1))
+    timer = _Timer(chore, NOW)
+
+    assert timer.seconds_left(NOW - timedelta(days=1)) == 3600
+
+
+def test_nothing_is_pruned_while_the_clock_has_been_put_forward(still: World) -> None:
+    now = still.rt.clock.now()
+    inputs.keep_input(still.rt, ORG, "data.csv", None, [b"a,b\n"], 1000)
+    later = now + timedelta(days=2)
+
+    assert prune_chore(lambda: 2 * 86_400.0).run_once(still.rt, later) == PruneReport({})
+
+    assert sum(prune(still.rt, later).pruned.values()) > 0
 
 
 def test_a_chore_with_times_of_its_own_runs_when_its_time_has_come(still: World) -> None:

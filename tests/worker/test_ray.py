@@ -24,6 +24,7 @@ from async_delivery.domain.job import Job, JobStatus
 from async_delivery.domain.placement import Executor
 from async_delivery.engine import inputs, jobs
 from async_delivery.worker import ray_slots
+from async_delivery.worker.attempt import StopReason
 from async_delivery.worker.ray_executor import RayExecutor
 from tests.worker.support import ORG, World, alive, eventually
 
@@ -236,6 +237,19 @@ def test_the_deadline_counts_from_the_start_and_ends_what_does_not_end_itself(lo
     assert not alive(pid)
 
 
+def test_an_attempt_whose_lease_is_lost_is_ended_on_ray_and_writes_nothing_more(local: World) -> None:
+    job = local.submit("stubborn")
+    pid = local.first_partial(job)["pid"]
+    before = local.events(job)
+    attempt = next(each for each in local.supervisor._roster.running() if each.job_id == job.job_id)
+
+    attempt.ask(StopReason.LOST)
+
+    eventually(lambda: not alive(pid), "it runs on")
+    eventually(lambda: attempt not in local.supervisor._roster.running(), "its slot is not free")
+    assert local.events(job) == before
+
+
 def test_no_process_of_the_server_imports_ray(local: World) -> None:
     maps = Path(f"/proc/{os.getpid()}/maps").read_text()
 
@@ -314,8 +328,9 @@ def test_a_drain_gives_attempts_on_ray_back_and_leaves_nothing_running(
         world.close()
 
 
+@pytest.mark.parametrize("how", ["all of it", "its raylet"])
 def test_a_node_killed_under_a_job_is_a_lost_attempt_that_costs_nothing(
-    tmp_path: Path, infos: list[AnalysisInfo], cluster: Cluster
+    tmp_path: Path, infos: list[AnalysisInfo], cluster: Cluster, how: str
 ) -> None:
     world = World(tmp_path, on_ray(infos, room=1), ray_address=cluster.address).start()
     try:
@@ -324,13 +339,16 @@ def test_a_node_killed_under_a_job_is_a_lost_attempt_that_costs_nothing(
         first = world.first_partial(job)["pid"]
         node = cluster.node_of(first)
 
-        cluster.kill(node)
+        # Without its raylet a node is dead to the cluster, and yet the attempt goes on until somebody ends it.
+        cluster.kill(node) if how == "all of it" else os.kill(node, signal.SIGKILL)
         killed_at = time.monotonic()
 
         done = world.ended(job, seconds=START_SECONDS)
-        assert time.monotonic() - killed_at < 60.0
+        assert time.monotonic() - killed_at < 100.0
         assert (done.status, done.attempt, done.error_count) == (JobStatus.COMPLETED, 2, 0)
-        assert [event for event in world.events(job) if event != "job.partial"] == [
+        # Reports of progress among them say that it waits for resources: on a busy machine Ray takes its time.
+        reports = {"job.partial", "job.progress"}
+        assert [event for event in world.events(job) if event not in reports] == [
             *("job.queued", "job.running", "job.attempt_lost", "job.requeued"),
             *("job.running", "job.completed"),
         ]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 import orjson
 from fastapi import Request
@@ -29,13 +30,14 @@ from async_delivery.domain.errors import (
 )
 from async_delivery.domain.job import JobId, ResultId
 from async_delivery.domain.result import View
+from async_delivery.domain.tenant import OrgId
 from async_delivery.engine.estimates import Estimates
 from async_delivery.engine.quota import QueueQuota
 from async_delivery.engine.runtime import Runtime
 from async_delivery.ops.observer import Observer
 
 if TYPE_CHECKING:
-    from async_delivery.api.results import Head
+    from async_delivery.api.results import Head, Sending
     from async_delivery.api.status import Written
 
 T = TypeVar("T")
@@ -95,6 +97,9 @@ class Api:
         self.waits = Waits(rt.store, draining, self.run)
         self.heads: Memo[tuple[ResultId, ResultId, View], Head] = Memo(_MEMO_SIZE)
         self.written: Memo[JobId, Written] = Memo(_MEMO_SIZE)
+        # Long bodies that are being sent, by tenant and result: many who read one slowly share one copy.
+        self.sending: WeakValueDictionary[tuple[OrgId, ResultId], Sending] = WeakValueDictionary()
+        self._long_reads: WeakValueDictionary[tuple[OrgId, ResultId], asyncio.Lock] = WeakValueDictionary()
         # Idempotency keys whose first request is not yet committed.
         self.in_flight: set[tuple[str, str]] = set()
         self._threads = ThreadPoolExecutor(_THREADS, "api")
@@ -109,6 +114,14 @@ class Api:
     async def run(self, work: Callable[[], T]) -> T:
         """Do what blocks, on a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def long_read(self, org_id: OrgId, result_id: ResultId) -> asyncio.Lock:
+        """Held by the one who reads a long body. To be asked for on the event loop."""
+        key = (org_id, result_id)
+        lock = self._long_reads.get(key)
+        if lock is None:
+            lock = self._long_reads[key] = asyncio.Lock()
+        return lock
 
     def upload(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Start what takes as long as a client takes to send a file."""

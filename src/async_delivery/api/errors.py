@@ -70,11 +70,16 @@ Headers = list[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer but for its X-Request-Id. ``body`` in pieces, so that large ones need not be joined."""
+    """A whole answer but for its X-Request-Id.
+
+    body    in pieces, so that large ones need not be joined
+    holds   what must live until it is sent
+    """
 
     status: int
     headers: Headers
     body: tuple[bytes, ...] = ()
+    holds: object = None
 
 
 class NotAcceptableError(AsyncDeliveryError):

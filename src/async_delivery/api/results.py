@@ -21,11 +21,14 @@ from async_delivery.api.request import Call
 from async_delivery.domain.errors import ResultExpiredError, ValidationError
 from async_delivery.domain.job import ResultId
 from async_delivery.domain.result import Projection, Result, View, intact, parse_view
+from async_delivery.domain.tenant import OrgId
 from async_delivery.engine import results
 from async_delivery.storage.contract import Reader
 
-# Longer bodies are read on a thread, so that one of them does not hold up everybody's status.
+# Longer bodies are read on a thread and for themselves, so that one of them does not hold up everybody's status.
 INLINE_BYTES = 1 << 20
+# Longer bodies are sent in pieces, and shared by all who read them at the time.
+SHARED_BYTES = 65_536
 # How long a client may show a snapshot without asking again: no longer than a day, so that an erasure arrives.
 _MAX_AGE_SECONDS = 86_400
 _FORM = "1"  # to be changed when the answer's other members change, as a tag stands for all its bytes
@@ -46,13 +49,22 @@ class Head:
     headers: tuple[tuple[bytes, bytes], ...]
 
 
+class Sending:
+    """A body's one copy in memory, for as long as anybody is sent it."""
+
+    __slots__ = ("__weakref__", "data")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
     """What the store says of a permalink. ``body`` is None where it is not wanted, or too long to be read here."""
 
     resolved: Result
     head: Head
-    body: bytes | None
+    body: Sending | None
 
 
 async def permalink(api: Api, call: Call, result_id: str, query: bytes) -> Answer:
@@ -68,23 +80,23 @@ async def permalink_answer(
 ) -> Answer:
     """The answer for ``result_id``; 304 if its tag is one of ``tags`` (``*`` stands for any)."""
     body_wanted = call.method != "HEAD"
-    if api.rt.store.inline_reads:
-        found = _look(api, call, result_id, view, tags, body_wanted, INLINE_BYTES)
-    else:
-        found = await api.run(lambda: _look(api, call, result_id, view, tags, body_wanted, None))
+    found = await api.read(lambda: _look(api, call, result_id, view, tags, body_wanted, INLINE_BYTES))
     head, resolved = found.head, found.resolved
     headers = [*head.headers, _caching(api, resolved, view)]
     if _matches(head.etag, tags):
         return Answer(304, headers)
     if found.body is None and body_wanted:
-        found = await api.run(lambda: _look(api, call, result_id, view, tags, True, None))
+        # One at a time reads a long body: those who come meanwhile then share its copy.
+        async with api.long_read(call.org_id, resolved.result_id):
+            found = await api.run(lambda: _look(api, call, result_id, view, tags, True, None))
     size = len(head.prefix) + resolved.size_bytes + 1
     headers += (JSON, (b"content-length", b"%d" % size))
     if found.body is None:
         return Answer(200, headers)
-    if size > INLINE_BYTES:
-        return Answer(200, headers, (head.prefix, found.body, b"}"))
-    return Answer(200, headers, (head.prefix + found.body + b"}",))
+    data = found.body.data
+    if size > SHARED_BYTES:
+        return Answer(200, headers, (head.prefix, data, b"}"), found.body)
+    return Answer(200, headers, (head.prefix + data + b"}",))
 
 
 def _view(call: Call, query: bytes) -> View:
@@ -137,13 +149,24 @@ def _look(
             and not _matches(head.etag, tags)
             and (at_most is None or resolved.size_bytes <= at_most)
         ):
-            body = reader.find_body(call.org_id, resolved.result_id)
-            if body is None:
-                raise ResultExpiredError(resolved.expires_at)
-            intact(resolved, body)
+            body = _body(api, call.org_id, reader, resolved)
         return _Found(resolved, head, body)
 
     return api.rt.store.read(look)
+
+
+def _body(api: Api, org_id: OrgId, reader: Reader, resolved: Result) -> Sending:
+    key = (org_id, resolved.result_id)
+    if (body := api.sending.get(key)) is not None:
+        return body
+    data = reader.find_body(org_id, resolved.result_id)
+    if data is None:
+        raise ResultExpiredError(resolved.expires_at)
+    intact(resolved, data)
+    body = Sending(data)
+    if len(data) > SHARED_BYTES:
+        api.sending[key] = body
+    return body
 
 
 def _head(api: Api, projection: Projection, correlation_id: str) -> Head:

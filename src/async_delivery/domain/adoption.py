@@ -175,9 +175,8 @@ class _Adoption:
 
     def _receipt(self, results: Sequence[FoundResult]) -> FoundResult:
         """What is left of a final result that was cleaned up: who asks for it hears that it has expired."""
-        taken = {each.result.result_id for each in results}
         result_id = self.job.result_id
-        if result_id is None or result_id in taken:
+        if result_id is None or not self.found.result_free:
             result_id = ResultId(self.new_id())
         ended = self.job.finished_at or self.at
         result = Result(

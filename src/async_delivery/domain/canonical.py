@@ -35,12 +35,6 @@ def canonical_json(value: Any) -> bytes:
         raise NotSerializableError(_surrogate_path(value, "$"), "text with a lone surrogate") from exc
 
 
-def canonical_json_of_parsed(value: Any) -> bytes:
-    """``canonical_json`` of what a strict JSON parser has made, which holds nothing that JSON cannot say and is nested
-    no deeper than MAX_DEPTH: it is not gone through once more."""
-    return _encode(value).encode("utf-8")
-
-
 def _check(value: Any, path: str, depth: int) -> None:
     kind = type(value)
     if kind in _PLAIN:

@@ -52,6 +52,7 @@ class FoundJob:
     state_known   False where its state is none of ours
     attempts      None where nothing was said of them
     event_seq     the last number given out, where that was said
+    result_free   True if the result that the job names is nowhere to be found, under another job neither
     """
 
     job: Job
@@ -61,6 +62,7 @@ class FoundJob:
     logs: Mapping[int, str] = field(default_factory=dict)
     keys: tuple[KeyBinding, ...] = ()
     event_seq: int | None = None
+    result_free: bool = True
     results: list[FoundResult] = field(default_factory=list)
     events: list[FoundEvent] = field(default_factory=list)
     notifications: list[FoundNotification] = field(default_factory=list)

@@ -150,8 +150,8 @@ FACTS: Mapping[str, Told] = {
     "cleanup.skipped": Told(
         "info",
         _given("reason", "why", "by"),
-        "The server's own cleanup gave way: cleanups are `paused`, another one is `busy`, or a server sharing the store"
-        " has `done` it.",
+        "The server's own cleanup gave way: cleanups are `paused`, another one is `busy`, a server sharing the store"
+        " has `done` it, or the `clock` was put forward by more than an hour.",
     ),
     "cleanup.paused": Told("warning", _given("why", "by"), "An operator paused the cleanups."),
     "cleanup.resumed": Told("info", _given("why", "by"), "The pause, put on with these words, was lifted."),

@@ -7,6 +7,7 @@ its owner's eyes like the store itself.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ from async_delivery.domain.account import Entry
 from async_delivery.domain.errors import StoreFileError
 from async_delivery.storage.storefile import sync_folder
 
+SUFFIX = ".account.json"
+_UNFINISHED = re.compile(rf"\..+{re.escape(SUFFIX)}\.([0-9]+)\.new")
 _HEAD = b'{"kind":"async-delivery-account"'
 
 
@@ -28,12 +31,13 @@ class AccountFile:
     def __init__(self, path: Path) -> None:
         """Raises StoreFileError, also if something else than an account is at ``path``."""
         self.path = path
-        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._part = path.with_name(f".{path.name}.{os.getpid()}.new")
         self._entries = 0
         if os.path.lexists(path) and not _is_account(path):
             raise StoreFileError(
                 f"{path}: exists already and is no account; name another file with --account"
             )
+        _sweep(path.parent)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -72,6 +76,15 @@ class AccountFile:
         with suppress(OSError):  # the file goes anyway
             self._out.close()
         self._part.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the accounts of moves that were killed; each has a name of its own, so no later one would meet it."""
+    with suppress(OSError):
+        for entry in folder.iterdir():
+            found = _UNFINISHED.fullmatch(entry.name)
+            if found and not Path(f"/proc/{found[1]}").exists():
+                entry.unlink(missing_ok=True)
 
 
 def _is_account(path: Path) -> bool:

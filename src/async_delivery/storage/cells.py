@@ -6,13 +6,18 @@ one, as None where it may lack it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
+
 from async_delivery.domain.canonical import canonical_json
 
 Row = Sequence[Any]
+# A fraction or an exponent, or text that looks like one.
+_FRACTION = re.compile(rb"[0-9][.eE][-+0-9]")
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FAR_FUTURE = datetime(9999, 12, 31, tzinfo=UTC)
@@ -47,3 +52,13 @@ def instant(value: Any) -> datetime:
 def to_json_text(value: Any) -> str:
     """Canonical JSON as the text columns keep it."""
     return canonical_json(value).decode()
+
+
+def canonical_of_parsed(value: Any) -> bytes:
+    """``canonical_json`` of what a JSON parser has made, several times as fast where no number in it has a fraction: in
+    those alone the fast writer differs. NaN must not be in it."""
+    try:
+        data = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        return canonical_json(value)
+    return canonical_json(value) if _FRACTION.search(data) else data

@@ -275,7 +275,8 @@ class Transaction(Reader, Protocol):
         """Write a Change whole, and tell subscribers after the commit.
 
         Raises LeaseLostError if the stored job is not the one the change was made from (attempt, lease token and
-        event_seq are in the WHERE), ConflictError if a new id or dedupe key is there already.
+        event_seq are in the WHERE), ConflictError if a new id or dedupe key is there already,
+        NotFoundError if the file that a new job names is not (any more).
         """
 
     def claimable(

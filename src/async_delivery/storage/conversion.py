@@ -78,9 +78,13 @@ def begin(document: Document, url: str | None, *, store_id: str, now: datetime) 
         file = read_store_file(journal)
         begun = _begun(journal)
         same_url = url is None or same_database(path, file.database, check_url(url))
-        if begun is not None and begun[0] == document.identity and same_url:
+        if begun is None:
+            # Cut short before anything was moved; what it has made is taken over below, if that is empty.
+            journal.unlink()
+        elif begun[0] == document.identity and same_url:
             return file
-        _discard(file, made=begun is not None and begun[1])
+        else:
+            _discard(file, made=begun[1])
     database = check_url(url or DEFAULT_URL)
     made = not (database.startswith("sqlite:") and os.path.lexists(sqlite_path(path, database)))
     file = create_store(journal, database, store_id=store_id, now=now)

@@ -19,7 +19,7 @@ from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from async_delivery.domain.job import Job, JobId
+from async_delivery.domain.job import Job
 from async_delivery.domain.tenant import OrgId
 from async_delivery.storage import cells
 from async_delivery.storage import statements as sql
@@ -35,7 +35,8 @@ _FETCHED = 4
 _SPREAD_AT_ONCE = 500
 
 Turn = tuple[int, str, str]
-Waiting = tuple[int, str, int]
+# Priority, job_id, place; and the job's row, which is never compared, as no two have one id.
+Waiting = tuple[int, str, int, cells.Row]
 
 
 def promote_due(tx: SqlTransaction, now: datetime) -> None:
@@ -161,7 +162,7 @@ class _Picker:
             if self._tx.places_are_shared:
                 asked = min(asked, max(least, self._likely[org_id], 2 * self._asked[org_id]))
             self._asked[org_id] = asked
-            known = {job_id for _, job_id, _ in line}
+            known = {waiting[1] for waiting in line}
             line += [waiting for waiting in self._next_of(org_id, asked) if waiting[1] not in known]
         return line
 
@@ -171,7 +172,8 @@ class _Picker:
         analyses = self._analyses_of(org_id) if self._analyses is None else self._analyses
         for analysis in dict.fromkeys(analyses):
             params = {"the_org_id": org_id, "the_analysis": analysis, "at_most": at_most}
-            found += self._tx.run(sql.LIST_NEXT_OF_TENANT, params).fetchall()
+            for priority, job_id, place, *row in self._tx.run(sql.LIST_NEXT_OF_TENANT, params).fetchall():
+                found.append((priority, job_id, place, row))
         return sorted(found)
 
     def _analyses_of(self, org_id: str) -> Iterator[str]:
@@ -213,4 +215,5 @@ class _Picker:
                     self._tx.run(sql.SET_PLACE, end)
 
     def jobs(self) -> list[Job]:
-        return [self._tx.lock_job(OrgId(turn[2]), JobId(job[1])) for turn, job in self._picked]
+        """The picked ones, as they were when they were locked; nothing of a job's value depends on its place."""
+        return [self._tx.to_job(waiting[3]) for _, waiting in self._picked]

@@ -178,6 +178,10 @@ class Document:
         """Ids and places of the job's results."""
         return self._index.results.get(job_id, [])
 
+    def is_free(self, result_id: str | None) -> bool:
+        """True if no result has this id, and at most one job names it."""
+        return result_id not in self._index.result_ids and result_id not in self._index.named_twice
+
     def notifications_of(self, job_id: str) -> list[tuple[str, Place]]:
         """Ids and places of the job's notifications."""
         return self._index.notifications.get(job_id, [])
@@ -328,6 +332,10 @@ class _Index:
         self.inputs: dict[str, Place] = {}
         self.chunks: dict[str, list[tuple[int, Place]]] = {}
         self.strays: list[Stray] = []
+        # Ids of results, by the jobs that name one and by the results themselves.
+        self.named: set[str] = set()
+        self.named_twice: set[str] = set()
+        self.result_ids: set[str] = set()
         # Lists of events that come again later under the same job.
         self.twice: list[tuple[str, Place]] = []
         # Records by their ids, with the job each names, until all jobs are known.
@@ -338,7 +346,7 @@ class _Index:
         """What takes the members of a section."""
         match section:
             case "jobs":
-                return lambda member, _: self._once(Kind.JOBS, self.jobs, member)
+                return self._job
             case "inputs":
                 return lambda member, _: self._once(Kind.INPUTS, self.inputs, member)
             case "events":
@@ -348,6 +356,12 @@ class _Index:
             case "notifications":
                 return lambda member, value: self._record(Kind.NOTIFICATIONS, member, value)
         return lambda member, _: self._once(Kind.INPUTS, self._chunks, member)
+
+    def _job(self, member: Member, value: Any) -> None:
+        self._once(Kind.JOBS, self.jobs, member)
+        name = value.get("result_id") if isinstance(value, dict) else None
+        if isinstance(name, str):
+            (self.named_twice if name in self.named else self.named).add(name)
 
     def _once(self, kind: Kind, places: dict[str, Place], member: Member) -> None:
         if member.key in places:
@@ -368,6 +382,8 @@ class _Index:
 
     def settle(self) -> None:
         """Give every record to its job; those without one are strays."""
+        self.result_ids.update(self._named[Kind.RESULTS])
+        self.named.clear()
         for kind, of_jobs in ((Kind.RESULTS, self.results), (Kind.NOTIFICATIONS, self.notifications)):
             for record_id, (job_id, place) in self._named.pop(kind).items():
                 if job_id in self.jobs and job_id:

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from async_delivery.domain.account import Entry, Kind, Note, Tallies, Verdict, tallied
 from async_delivery.domain.adoption import adopt
-from async_delivery.domain.canonical import canonical_json, canonical_json_of_parsed
+from async_delivery.domain.canonical import canonical_json
 from async_delivery.domain.errors import NotSerializableError
 from async_delivery.domain.event import ActorType, Event, EventType
 from async_delivery.domain.found import UNKNOWN, FoundEvent, FoundJob, FoundNotification, FoundResult
@@ -26,7 +26,7 @@ from async_delivery.domain.job import (
 from async_delivery.domain.notification import Channel, DeliveryStatus, Notification
 from async_delivery.domain.result import Result, ResultKind, SealedBody, seal_bytes
 from async_delivery.domain.transfer import JobBundle
-from async_delivery.storage.cells import FAR_FUTURE
+from async_delivery.storage.cells import FAR_FUTURE, canonical_of_parsed
 from async_delivery.storage.document import Document, Place, load_exactly
 from async_delivery.storage.document_fields import ID_FORM, Fields, RefusedRecord, is_id
 from async_delivery.storage.document_jobs import JOB_FIELDS, TENANT_FIELDS, Defaults, read_fields
@@ -128,6 +128,7 @@ class _Reading:
             self._refuse(Kind.JOBS, self.job_id, place, str(exc))
             self.refuse_all("its job is refused")
             return self._done(None)
+        found.result_free = self.document.is_free(found.job.result_id)
         tenants = {found.job.org_id, str(fields.record.get("owner_org_id"))}
         for result_id, each in self.document.results_of(self.job_id):
             if (result := self._one(Kind.RESULTS, result_id, each)) is not None:
@@ -268,7 +269,7 @@ def _body(fields: Fields, record: bytes) -> SealedBody:
         return seal_bytes(b"null")
     value = fields.get(name)
     try:
-        data = canonical_json_of_parsed(value) if fields.plain else canonical_json(value)
+        data = canonical_of_parsed(value) if fields.plain else canonical_json(value)
     except (NotSerializableError, RecursionError):
         return seal_bytes(canonical_json(fields.mend(name, value)))
     # A whole number beyond 64 bits has become a float: it is to be told, not bent.
@@ -350,5 +351,5 @@ def _require_id(fields: Fields, name: str, record_id: str) -> None:
 def _require_owner(fields: Fields, tenants: set[str]) -> None:
     for name in TENANT_FIELDS:
         value = fields.record.get(name)
-        if value not in (None, "") and value not in tenants:
+        if value not in (None, "") and not (isinstance(value, str) and value in tenants):
             raise RefusedRecord(f"{name} names another tenant than its job's")

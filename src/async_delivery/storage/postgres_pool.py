@@ -7,6 +7,7 @@ where a pooler lends connections by the transaction they would be left behind fo
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -85,6 +86,10 @@ class Connections:
         self._failure = failure
 
     def _configure(self, connection: Connection) -> None:
+        # The driver names its statements by a number. Were they the same on every connection, a pooler that lends
+        # sessions by the transaction could have one process run what another has prepared under that name; so it is
+        # not there, which is noticed.
+        connection._prepared._prepared_idx = int.from_bytes(os.urandom(7))  # noqa: TID251  no other way
         try:
             self.require_own(connection)
         except psycopg.Error as exc:

@@ -36,6 +36,7 @@ from async_delivery.storage.contract import (
 from async_delivery.storage.dialects import Texts
 
 MAX_LABELS = 16
+LAST_SEQ = 2**31 - 1  # of the columns that count a job's events
 STREAMED_ROWS = 64
 _TERMINAL = frozenset({"completed", "failed", "canceled"})
 Params = Mapping[str, Any]
@@ -155,6 +156,8 @@ class SqlReader:
         return {JobId(job_id): int(event_seq) for job_id, event_seq in found}
 
     def list_events(self, org_id: OrgId, job_id: JobId, after: int, limit: int) -> list[Event]:
+        # Behind any event there can be, there is none; a number beyond the column's range would be an error.
+        after = min(after, LAST_SEQ)
         params = {"the_job_id": job_id, "the_org_id": org_id, "after_seq": after, "at_most": limit}
         return [rows.to_event(row) for row in self._all(sql.LIST_EVENTS, params)]
 

@@ -11,6 +11,7 @@ from typing import IO, Self
 
 from async_delivery.domain.errors import StoreFileError
 from async_delivery.storage.storefile import sync_folder
+from async_delivery.storage.unfinished import sweep_unfinished
 
 
 class Replacement:
@@ -24,6 +25,8 @@ class Replacement:
         """Raises StoreFileError."""
         self.path = path
         self._part = path.with_name(f".{path.name}.{os.getpid()}.new")
+        # A copy as large as the document, which one that was killed has left.
+        sweep_unfinished(path)
         try:
             descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         except OSError as exc:

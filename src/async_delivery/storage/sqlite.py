@@ -30,7 +30,7 @@ from async_delivery.storage.sqlite_readers import TEXTS, Readers, SqliteReader
 from async_delivery.storage.sqlite_trouble import unavailable
 from async_delivery.storage.standing import Standing
 from async_delivery.storage.writer import Writer
-from async_delivery.storage.writing import SqlTransaction
+from async_delivery.storage.writing import SqlTransaction, Write
 
 T = TypeVar("T")
 Listener = Callable[[Signal], Any]
@@ -45,9 +45,9 @@ class SqliteTransaction(SqliteReader, SqlTransaction):
         super().__init__(connection, texts)
         self._ballast = ballast
 
-    def _enter_job(self, change: Change) -> None:
+    def _entering(self, change: Change) -> list[Write]:
         self._ballast.require_room(self._unused_bytes)
-        super()._enter_job(change)
+        return super()._entering(change)
 
     def add_input_chunk(self, org_id: OrgId, input_id: str, seq: int, data: bytes, now: datetime) -> None:
         self._ballast.require_room(self._unused_bytes)

@@ -236,8 +236,9 @@ LIST_SHARING = (
 NEXT_ANALYSIS_OF_TENANT = select(func.min(jobs.c.analysis)).where(
     text(IN_LINE), jobs.c.org_id == param("the_org_id"), jobs.c.analysis > param("the_analysis")
 )
+# With the whole row: it is locked now, so a claim need not ask for it again.
 LIST_NEXT_OF_TENANT = (
-    select(jobs.c.priority, jobs.c.job_id, jobs.c.place)
+    select(jobs.c.priority, jobs.c.job_id, jobs.c.place, *_pick(jobs, job_rows.JOB_COLUMNS))
     .where(text(IN_LINE), jobs.c.org_id == param("the_org_id"), jobs.c.analysis == param("the_analysis"))
     .order_by(jobs.c.priority, jobs.c.job_id)
     .limit(param("at_most"))
@@ -272,7 +273,7 @@ LIST_LEASED = (
 LIST_LOST = (
     select(*_pick(jobs, job_rows.JOB_COLUMNS))
     .where(text(IS_LEASED), jobs.c.lease_expires_at < database_now())
-    .order_by(jobs.c.lease_expires_at, jobs.c.job_id)
+    .order_by(jobs.c.lease_worker_id, jobs.c.job_id)
     .limit(param("at_most"))
     .offset(ZERO)
     .with_for_update(skip_locked=True)

@@ -14,6 +14,7 @@ from sqlalchemy import Table, func, insert, select
 from sqlalchemy.sql.expression import ClauseElement
 
 from async_delivery.domain.errors import AsyncDeliveryError, ConflictError
+from async_delivery.domain.event import Event
 from async_delivery.domain.job import Job, JobId, JobStatus
 from async_delivery.domain.result import Result
 from async_delivery.domain.tenant import OrgId
@@ -188,7 +189,7 @@ def _put(tx: SqlTransaction, given: Sequence[JobBundle]) -> None:
     )
     tx.run_many(
         sql.INSERT_EVENT,
-        [_without(rows.event_columns(event), "occurred_at") for bundle in given for event in bundle.events],
+        [_event_row(event) for bundle in given for event in bundle.events],
     )
     kept = [result for bundle in given for result in bundle.results]
     tx.run_many(INSERT_RESULT, [_result_row(each.result) for each in kept])
@@ -246,6 +247,19 @@ def _request_row(bundle: JobBundle) -> dict[str, Any]:
         "params_json": request.params_json,
         "fingerprint": request.fingerprint,
         "input_id": request.input_id,
+    }
+
+
+def _event_row(event: Event) -> dict[str, Any]:
+    return {
+        "event_id": event.event_id,
+        "org_id": event.org_id,
+        "job_id": event.job_id,
+        "event_seq": event.event_seq,
+        "event_type": event.event_type.value,
+        "occurred_at": None if event.occurred_at == cells.EPOCH else cells.to_micros(event.occurred_at),
+        "actor_type": event.actor_type.value,
+        "payload": cells.canonical_of_parsed(dict(event.payload)).decode(),
     }
 
 

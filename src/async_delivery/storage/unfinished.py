@@ -9,8 +9,10 @@ from pathlib import Path
 
 
 def sweep_unfinished(path: Path) -> None:
-    """Remove the unfinished forms of ``path``, named ``.NAME.PID.new``, whose process is gone. Raises nothing."""
-    name = re.compile(rf"\.{re.escape(path.name)}\.([0-9]+)\.new(-wal|-shm|-journal)?")
+    """Remove the unfinished forms of ``path``, named ``.NAME.PID.new``, whose process is gone, and the unfinished
+    accounts of its conversions. Raises nothing."""
+    account = r"(?:\.convert-[0-9TZ]+\.account\.json)?"
+    name = re.compile(rf"\.{re.escape(path.name)}{account}\.([0-9]+)\.(?:part|new(?:-wal|-shm|-journal)?)")
     with suppress(OSError):
         for entry in path.parent.iterdir():
             found = name.fullmatch(entry.name)

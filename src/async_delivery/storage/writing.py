@@ -5,9 +5,9 @@ Fair dispatch and the deletes of cleanup have files of their own. Knows no diale
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy.sql.expression import ClauseElement
 
@@ -42,6 +42,8 @@ from async_delivery.storage.contract import (
 from async_delivery.storage.dialects import Texts
 from async_delivery.storage.reading import Connection, Params, SqlReader
 
+Write: TypeAlias = tuple[ClauseElement, Params]
+
 
 class SqlTransaction(SqlReader):
     """Reads and writes that are kept or lost together; see ``contract.Transaction``.
@@ -72,44 +74,57 @@ class SqlTransaction(SqlReader):
 
     # ------------------------------------------------------------ a Change
     def save(self, change: Change) -> None:
-        job = change.job
+        job, before = change.job, change.before
         try:
-            if change.before is None:
-                self._enter_job(change)
-            else:
-                self._move_job(change, change.before)
-            self._add_what_follows(change)
+            writes = self._entering(change) if before is None else [self._moving(change, before)]
+            written = self.write_together([*writes, *_following(change)])
         except self.integrity_error as exc:
             if self.is_duplicate(exc):
                 raise ConflictError(
                     f"job {job.job_id}: an id or dedupe key of this change is there already"
                 ) from exc
             raise AsyncDeliveryError(f"job {job.job_id}: the store refuses this change: {exc}") from exc
+        if before is not None and written != 1:
+            raise LeaseLostError(job.job_id, before.attempt)
         cancel = job.cancel_requested_at is not None
         self.signals.append(Signal(job.org_id, job.job_id, job.status, job.event_seq, cancel))
 
-    def _enter_job(self, change: Change) -> None:
-        job = change.job
-        if change.request is None:
-            raise ValueError("a new job needs its request")
-        place = self.next_place(job.org_id) if job.due_at is None else None
-        self.run(sql.INSERT_JOB, job_rows.new_job_columns(job, place, events_kept=int(bool(change.events))))
-        request = change.request
-        self.run(
-            sql.INSERT_REQUEST,
-            {
-                "job_id": job.job_id,
-                "org_id": job.org_id,
-                "query": request.query,
-                "params_json": request.params_json,
-                "fingerprint": request.fingerprint,
-                "input_id": request.input_id,
-            },
-        )
-        if request.input_id is not None:
-            self.run(sql.NAME_INPUT, {"the_input_id": request.input_id, "the_org_id": job.org_id})
+    def write_together(self, writes: Sequence[Write]) -> int:
+        """Run the writes of one change in their order; how many rows the first has written. If none, the others are
+        left out. An INSERT_BODY gets the key of the INSERT_RESULT before it."""
+        (first, first_params), *others = writes
+        written = self.run(first, first_params).rowcount
+        key: Any = None
+        for statement, params in others if written else ():
+            if statement is sql.INSERT_RESULT:
+                (key,) = self.run(statement, params).fetchone()
+            else:
+                self.run(statement, {**params, "result_key": key} if statement is sql.INSERT_BODY else params)
+        return written
 
-    def _move_job(self, change: Change, before: Job) -> None:
+    def _entering(self, change: Change) -> list[Write]:
+        job, request = change.job, change.request
+        if request is None:
+            raise ValueError("a new job needs its request")
+        if request.input_id is not None:
+            named = {"the_input_id": request.input_id, "the_org_id": job.org_id}
+            if not self.run(sql.NAME_INPUT, named).rowcount:
+                raise NotFoundError("input")
+        place = self.next_place(job.org_id) if job.due_at is None else None
+        columns = {
+            "job_id": job.job_id,
+            "org_id": job.org_id,
+            "query": request.query,
+            "params_json": request.params_json,
+            "fingerprint": request.fingerprint,
+            "input_id": request.input_id,
+        }
+        return [
+            (sql.INSERT_JOB, job_rows.new_job_columns(job, place, events_kept=int(bool(change.events)))),
+            (sql.INSERT_REQUEST, columns),
+        ]
+
+    def _moving(self, change: Change, before: Job) -> Write:
         job = change.job
         queued = job.status is JobStatus.QUEUED and job.due_at is None
         columns = job_rows.moving_columns(
@@ -122,25 +137,7 @@ class SqlTransaction(SqlReader):
         columns["was_lease_token"] = before.lease.token if before.lease else None
         columns["was_status"] = before.status.value
         reported = job.lease is not None and job.lease is before.lease and job.status is before.status
-        if self.run(sql.REPORT_JOB if reported else sql.MOVE_JOB, columns).rowcount != 1:
-            raise LeaseLostError(job.job_id, before.attempt)
-
-    def _add_what_follows(self, change: Change) -> None:
-        for event in change.events:
-            self.run(sql.INSERT_EVENT, rows.event_columns(event))
-        for new in change.results:
-            key = self._one(sql.INSERT_RESULT, rows.result_columns(new.result))
-            self.run(sql.INSERT_BODY, {"result_key": key and key[0], "data": new.body.data})
-        if change.attempt is not None:
-            columns = rows.attempt_columns(change.attempt, change.job.analysis)
-            if change.attempt.ended_at is None:
-                self.run(sql.INSERT_ATTEMPT, columns)
-            else:
-                columns["the_job_id"], columns["the_org_id"] = change.job.job_id, change.job.org_id
-                columns["the_attempt"] = change.attempt.attempt
-                self.run(sql.END_ATTEMPT, columns)
-        for told in change.notifications:
-            self.run(sql.INSERT_NOTIFICATION, rows.notification_columns(told))
+        return (sql.REPORT_JOB if reported else sql.MOVE_JOB), columns
 
     # ------------------------------------------------------------ for workers
     def next_place(self, org_id: OrgId) -> int:
@@ -148,6 +145,10 @@ class SqlTransaction(SqlReader):
         row = self._one(sql.PLACES, {"the_org_id": org_id})
         lowest, last = row or (None, None)
         return max(lowest or 0, 0 if last is None else last + 1)
+
+    def to_job(self, row: cells.Row) -> Job:
+        """The job of a row that dispatch has found."""
+        return job_rows.to_job(row)
 
     def claimable(
         self, limit: int, analyses: Sequence[str] | None, max_running_per_tenant: int | None, now: datetime
@@ -275,13 +276,11 @@ class SqlTransaction(SqlReader):
         transfer.put(self, bundles)
 
     def run_many(self, statement: ClauseElement, rows_: Sequence[Params]) -> None:
-        """Run ``statement`` once for each of ``rows_``, in one go where the driver can do that."""
-        many = getattr(self._connection, "executemany", None)
-        if many is None:
-            for row in rows_:
-                self.run(statement, row)
-        elif rows_:
-            many(self._texts[statement], rows_)
+        """Run ``statement`` once for each of ``rows_``."""
+        # Of no other use is more of a connection than ``execute``, so it is not asked of every one.
+        connection: Any = self._connection
+        if rows_:
+            connection.executemany(self._texts[statement], rows_)
 
     def probe(self, now: datetime) -> None:
         cleanup_runs.probe(self, now)
@@ -301,3 +300,21 @@ class SqlTransaction(SqlReader):
                 self.drop_input(org_id, input_id)
             counts[kind] = len(stale)
         return counts
+
+
+def _following(change: Change) -> Iterator[Write]:
+    for event in change.events:
+        yield sql.INSERT_EVENT, rows.event_columns(event)
+    for new in change.results:
+        yield sql.INSERT_RESULT, rows.result_columns(new.result)
+        yield sql.INSERT_BODY, {"data": new.body.data}
+    if change.attempt is not None:
+        columns = rows.attempt_columns(change.attempt, change.job.analysis)
+        if change.attempt.ended_at is None:
+            yield sql.INSERT_ATTEMPT, columns
+        else:
+            columns["the_job_id"], columns["the_org_id"] = change.job.job_id, change.job.org_id
+            columns["the_attempt"] = change.attempt.attempt
+            yield sql.END_ATTEMPT, columns
+    for told in change.notifications:
+        yield sql.INSERT_NOTIFICATION, rows.notification_columns(told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -37,8 +38,12 @@ _LATE_SECONDS = 2.0
 _LATE_SHARE = 0.1
 
 
-def cleanup_chore(settings: Settings, store: Store, stopping: Stop) -> Chore:
+def cleanup_chore(
+    settings: Settings, store: Store, stopping: Stop, leads_by: Callable[[], float | None] = lambda: None
+) -> Chore:
     """Clean up on the schedule of the settings, which is not off; ``stopping`` ends a run between batches.
+
+    leads_by   seconds that the clock has been put forward by; then nothing is deleted. See ``engine.clockwatch``
 
     Of several servers on one store one cleans up at each time, whichever comes first; the others see that it was done.
     """
@@ -48,6 +53,10 @@ def cleanup_chore(settings: Settings, store: Store, stopping: Stop) -> Chore:
     )
 
     def run_once(rt: Runtime, now: datetime) -> RetentionReport | None:
+        if (lead := leads_by()) is not None:
+            why = f"the clock was put forward by {lead:.0f} s; nothing is deleted until it is back, or has stood a day"
+            telemetry.emit("cleanup.skipped", reason="clock", why=why)
+            return None
         try:
             report = run_cleanup(
                 rt.store,
@@ -89,7 +98,9 @@ def _last_run(store: Store) -> datetime | None:
 
 def _is_done(store: Store, schedule: Schedule, now: datetime) -> bool:
     """True if no scheduled time has passed since a server last cleaned up, and got through."""
-    begun = max((run.started_at for run in _runs_of_servers(store) if not run.exit_code), default=None)
+    done = [run.started_at for run in _runs_of_servers(store) if not run.exit_code]
+    # One that lies ahead was noted by a clock that was wrong; it must not hold up the next.
+    begun = max((at for at in done if at <= now), default=None)
     if begun is None:
         return False
     if schedule.interval_seconds is not None:

@@ -1,6 +1,7 @@
-"""HTTP/1.1 on one connection: uvicorn's protocol, stricter with heads, and with a limit on their bytes and time.
+"""HTTP/1.1 on one connection: uvicorn's protocol, stricter with heads, and with limits on bytes and time.
 
-uvicorn itself keeps what it gets of a head for as long as a client cares to send it. What cannot be parsed is
+uvicorn itself keeps what it gets of a head for as long as a client cares to send it, and what it has to send for as
+long as a client does not take it. What cannot be parsed is
 answered with the same JSON error as everything else, as long as no answer has begun.
 """
 
@@ -18,6 +19,9 @@ from async_delivery.engine.runtime import new_id
 
 MAX_HEAD_BYTES = 65_536
 HEAD_SECONDS = 20.0
+# A client that is sent something must take so many bytes in this time, as a sender must send them.
+READ_SECONDS = 30.0
+READ_BYTES = 30_720
 _VERSIONS = ("1.1", "1.0")
 _TOO_LARGE = f"the head of the request is larger than {MAX_HEAD_BYTES} bytes"
 
@@ -34,6 +38,8 @@ class HeadLimits(HttpToolsProtocol):
     _in_head = True
     _head_timer: asyncio.TimerHandle | None = None
     _refusal: str | None = None
+    _read_timer: asyncio.TimerHandle | None = None
+    _unread_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -41,7 +47,17 @@ class HeadLimits(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_read_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """What is written waits in this process, as the client does not take it."""
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        self._stop_read_timer()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         self._chunk_bytes = len(data)
@@ -125,6 +141,24 @@ class HeadLimits(HttpToolsProtocol):
             self._await_head()
         else:
             self.transport.close()
+
+    def _await_reader(self) -> None:
+        self._stop_read_timer()
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        self._read_timer = self.loop.call_later(READ_SECONDS, self._reader_overdue)
+
+    def _reader_overdue(self) -> None:
+        self._read_timer = None
+        if self._unread_bytes - self.transport.get_write_buffer_size() < READ_BYTES:
+            # Not closed: that would first send what nobody takes.
+            self.transport.abort()
+        else:
+            self._await_reader()
+
+    def _stop_read_timer(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:

@@ -18,6 +18,7 @@ from async_delivery import __version__, telemetry
 from async_delivery.domain.analysis import AnalysisInfo
 from async_delivery.domain.errors import StoreFileError, UnavailableError
 from async_delivery.engine.catalogue import Catalogue
+from async_delivery.engine.clockwatch import ClockWatch
 from async_delivery.engine.runtime import Runtime
 from async_delivery.settings import Settings, SettingsError
 from async_delivery.wiring.address import StartError, bind, url_of
@@ -156,10 +157,11 @@ def _start_workers(
         drain = supervisor.drain
     # Without workers too: somebody must say that the job of a dead one waits again.
     alive = [supervisor.worker_id] if supervisor else []
-    sweepers = [Chores(rt, [prune_chore(), rescue_chore(rt, lambda: alive)])]
+    watch = ClockWatch(rt.clock)
+    sweepers = [Chores(rt, [prune_chore(watch.leads_by), rescue_chore(rt, lambda: alive)])]
     if not settings.cleanup_schedule.is_off:
         # On a thread of its own: lost jobs must not wait for the end of a long cleanup.
-        chore = cleanup_chore(settings, rt.store, stopping.is_set)
+        chore = cleanup_chore(settings, rt.store, stopping.is_set, watch.leads_by)
         sweepers.append(Chores(rt, [chore], "cleanup"))
     for sweeper in sweepers:
         sweeper.start()

@@ -20,7 +20,7 @@ from async_delivery.engine.runtime import SystemClock, new_id
 from async_delivery.engine.transfer import export_jobs, import_jobs
 from async_delivery.settings import Settings
 from async_delivery.storage import conversion
-from async_delivery.storage.account_file import AccountFile
+from async_delivery.storage.account_file import SUFFIX, AccountFile
 from async_delivery.storage.document import Document
 from async_delivery.storage.document_jobs import Defaults
 from async_delivery.storage.document_source import DocumentSource
@@ -28,6 +28,7 @@ from async_delivery.storage.document_writing import DocumentWriter
 from async_delivery.storage.mode import Mode
 from async_delivery.storage.opening import open_store
 from async_delivery.storage.storefile import StoreFile, is_document, read_store_file, sync_folder
+from async_delivery.storage.unfinished import sweep_unfinished
 
 _MOST_VIOLATIONS = 10
 _STAMP = "%Y%m%dT%H%M%SZ"
@@ -77,6 +78,7 @@ def _already(file: StoreFile, path: Path) -> Moved:
 
 def _convert(settings: Settings, account_path: Path | None) -> Moved:
     path, started_at = settings.store_file, _now()
+    sweep_unfinished(path)
     with Document(path) as document, _account("convert", settings, path, account_path, started_at) as book:
         begun = conversion.begin(document, settings.store_url, store_id=new_id(), now=started_at)
         store = conversion.open_begun(begun)
@@ -145,7 +147,8 @@ def export_document(settings: Settings, target: Path, account_path: Path | None)
     """Write every job of the store, as it is in one moment, to a new file. Raises StoreFileError, UnavailableError."""
     if os.path.lexists(target):
         raise StoreFileError(f"{target}: exists already; nothing is written over it")
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part = target.with_name(f".{target.name}.{os.getpid()}.new")
+    sweep_unfinished(target)
     try:
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     except OSError as exc:
@@ -207,7 +210,7 @@ def _account(
     command: str, settings: Settings, document: Path, path: Path | None, started_at: datetime
 ) -> Iterator[_Book]:
     store_file = settings.store_file
-    target = path or store_file.with_name(f"{store_file.name}.{command}-{started_at:{_STAMP}}.account.json")
+    target = path or store_file.with_name(f"{store_file.name}.{command}-{started_at:{_STAMP}}{SUFFIX}")
     facts = {
         "command": command,
         "store_file": str(store_file),

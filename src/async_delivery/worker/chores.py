@@ -78,9 +78,13 @@ def prune(rt: Runtime, now: datetime) -> PruneReport:
             return PruneReport(dict(counts))
 
 
-def prune_chore() -> Chore:
-    """``prune``, hourly."""
-    return Chore("prune", _PRUNE_SECONDS, prune)
+def prune_chore(leads_by: Callable[[], float | None] = lambda: None) -> Chore:
+    """``prune``, hourly; not while the clock has been put forward, see ``engine.clockwatch``."""
+
+    def run_once(rt: Runtime, now: datetime) -> PruneReport:
+        return PruneReport({}) if leads_by() else prune(rt, now)
+
+    return Chore("prune", _PRUNE_SECONDS, run_once)
 
 
 class _Timer:
@@ -102,7 +106,8 @@ class _Timer:
     def seconds_left(self, now: datetime) -> float:
         """Until it is due; not more than 0 when it is."""
         if self._chore.next_after is not None:
-            return (self._next_at - now).total_seconds()
+            # Also from now on, in case the clock was put back: what comes next must not wait for the old time.
+            return (min(self._next_at, self._chore.next_after(now)) - now).total_seconds()
         return self._due - monotonic()
 
     def begun(self, now: datetime) -> None:

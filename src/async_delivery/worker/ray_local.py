@@ -55,6 +55,8 @@ class LocalRay:
         self._folders = Workdirs(self._root, f"{os.getpid()}")
         self._folders.remove_orphans()
         self.folder = self._folders.make("ray")
+        # What names another Ray is not meant for this one.
+        os.environ.pop("RAY_ADDRESS", None)
         # Only for those who inherit it: nobody else on this machine may hand this Ray a task.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

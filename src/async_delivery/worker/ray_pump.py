@@ -48,6 +48,8 @@ _DEVICES = (
     *("ONEAPI_DEVICE_SELECTOR", "ASCEND_RT_VISIBLE_DEVICES", "HABANA_VISIBLE_MODULES"),
     *("NEURON_RT_VISIBLE_CORES", "TPU_VISIBLE_CHIPS", "OMP_NUM_THREADS"),
 )
+# An analysis that uses Ray itself finds the cluster by these; the token is the operator's to give, by keep_env.
+_NESTED = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_USAGE_STATS_ENABLED")
 
 Pids = Sequence[tuple[int, int]]
 
@@ -97,6 +99,7 @@ def attempt(
                     "host": processes.host_id(),
                     "control": str(control),
                     "root": str(home.root),
+                    "raylet": (os.getppid(), processes.started_at(os.getppid())),
                     "pids": [(pid, processes.started_at(pid)) for pid in pids],
                 }
             ).encode()
@@ -173,7 +176,7 @@ def _home(root: str | None) -> Workdirs:
 def _server_for(order: Mapping[str, Any]) -> ForkServer:
     """The forkserver of this process, made anew for other analyses or devices. Raises ForkError."""
     global _kept_server  # noqa: PLW0603
-    keep = (*_DEVICES, "RAY_ADDRESS", *order["keep_env"])
+    keep = (*_DEVICES, *_NESTED, *order["keep_env"])
     wanted = (order["refs"], scrubbed(os.environ, keep))
     if _kept_server is not None:
         if _kept_server[0] == wanted:

@@ -1,0 +1,64 @@
+"""The writes of one change as one statement, so that PostgreSQL is asked once instead of up to seven times.
+
+Each write becomes a part of a WITH. The parts see the database as it was before all of them, and none sees another's
+rows; so what the others need of the first, that it wrote its row, and a body of its result, the key, they take from
+what that part returns. Foreign keys are checked when all parts are done.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+
+from sqlalchemy.sql.expression import ClauseElement
+
+from async_delivery.storage import statements as sql
+from async_delivery.storage.dialects import POSTGRESQL, Texts
+from async_delivery.storage.writing import Write
+
+_INSERT = re.compile(
+    r"(?P<head>INSERT INTO \S+ \([^)]*\)) VALUES \((?P<values>.*?)\)(?P<tail>\s+RETURNING .*)?", re.DOTALL
+)
+_NAME = re.compile(r"%\((\w+)\)s")
+
+
+_TEXTS = Texts(POSTGRESQL)
+
+
+@cache
+def text_of(statements: tuple[ClauseElement, ...]) -> str:
+    """One statement that answers how many rows the first has written; with none, the others write nothing.
+
+    The parameters of the one at place n have their names with ``n_`` before them."""
+    parts = []
+    key = ""
+    for place, statement in enumerate(statements):
+        text = _TEXTS[statement]
+        if place == 0:
+            text += " RETURNING 1"
+        elif statement is sql.INSERT_BODY:
+            text = _fed(text, key).replace("%(result_key)s", "result_key")
+        elif text.startswith("INSERT"):
+            text = _fed(text, "w0")
+        else:
+            text += " AND EXISTS (SELECT FROM w0)"
+        if statement is sql.INSERT_RESULT:
+            key = f"w{place}"
+        parts.append(f"w{place} AS ({_NAME.sub(lambda found, place=place: f'%({place}_{found[1]})s', text)})")  # type: ignore[misc]
+    return f"WITH {', '.join(parts)} SELECT count(*) FROM w0"  # noqa: S608  texts of our own
+
+
+def _fed(text: str, source: str) -> str:
+    """An INSERT of values as one of as many rows as ``source`` has."""
+    found = _INSERT.fullmatch(text)
+    if found is None:
+        raise ValueError(f"not an INSERT of values: {text}")
+    return f"{found['head']} SELECT {found['values']} FROM {source}{found['tail'] or ''}"  # noqa: S608
+
+
+def params_of(writes: Sequence[Write]) -> dict[str, object]:
+    """The parameters of all of them, for ``text_of``."""
+    return {
+        f"{place}_{name}": value for place, (_, params) in enumerate(writes) for name, value in params.items()
+    }
