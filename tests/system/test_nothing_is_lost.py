@@ -89,7 +89,7 @@ def check_job(server: LiveServer, job_id: str, org: str) -> list[str]:
     return wrong
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/reliability has the same in a shorter form
 def test_six_rounds_of_kill_9_of_everything_lose_nothing_and_end_nothing_twice(server: LiveServer) -> None:
     chance = random.Random(20260301)
     server.start()
@@ -142,7 +142,7 @@ def is_busy_child(server: LiveServer, pid: int) -> bool:
     return pid != server.process.pid and os.getsid(pid) == pid
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/reliability has the same in a shorter form
 def test_cleanup_with_ttl_zero_beside_a_server_under_load_loses_nothing(server: LiveServer) -> None:
     server.start()
     script = ["cleanup", "--store-file", str(server.store_file)]
