@@ -1,8 +1,8 @@
 """What ties a process to the others on the same database: hints by NOTIFY, the database's clock, its settings.
 
 Hints only: one may come late, twice or never, and where a pooler lends connections by the transaction none comes at
-all. Everybody who waits for something polls as well. Hints are sent some at a time, because PostgreSQL lets only
-one transaction at a time commit that notifies.
+all. Everybody who waits for something polls as well. In a row of hints, those of some milliseconds go together,
+because PostgreSQL lets only one transaction at a time commit that notifies.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 CHANNEL = "async_delivery"
 _LISTEN = f"LISTEN {CHANNEL}".encode()
-_NOTIFY = f"SELECT pg_notify('{CHANNEL}', %s)".encode()
+# A hint need not survive a crash, and all that notify commit in turn: none of them should wait for the disk.
+_NOTIFY = f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', %s)".encode()
 # PostgreSQL refuses 8,000 bytes. A hint has at most 128 + 36 characters of ids and some digits.
 _PER_MESSAGE = 32
 _GATHER_SECONDS = 0.02
@@ -60,6 +61,7 @@ class Pulse:
         # True from the loss of the listening connection until there is one again.
         self.away = False
         self._away_since = 0.0
+        self._next_at = 0.0
         self._origin = os.urandom(8).hex()  # noqa: TID251  tells our own hints from others'
         self._closed = threading.Event()
         self._wake_receiver, self._wake_sender = os.pipe()
@@ -163,8 +165,10 @@ class Pulse:
     def _wait_for_news(self) -> bool:
         with self._has_news:
             self._has_news.wait_for(lambda: self._waiting or self._closed.is_set())
-        # Somewhat later there is more, which goes with it.
-        return not self._closed.wait(_GATHER_SECONDS) or bool(self._waiting)
+        # The first after a pause goes at once, since somebody may wait for it; what follows is gathered.
+        self._closed.wait(max(0.0, self._next_at - self._clock.seconds()))
+        self._next_at = self._clock.seconds() + _GATHER_SECONDS
+        return not self._closed.is_set() or bool(self._waiting)
 
     def _take_news(self) -> list[Signal]:
         with self._has_news:
