@@ -57,6 +57,14 @@ def test_durations_are_seconds_or_a_number_with_a_unit(text: str, seconds: int) 
     assert load({"results_ttl_seconds": text}, {}).settings.results_ttl_seconds == seconds
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90d", 7_776_000), ("0", 0), ("36h", 129_600), ("off", None), (" OFF ", None)]
+)
+def test_jobs_are_kept_for_a_time_or_for_ever(text: str, seconds: int | None) -> None:
+    assert load({"jobs_ttl_seconds": text}, {}).settings.jobs_ttl_seconds == seconds
+    assert load({}, {"ASYNC_DELIVERY_JOBS_TTL_SECONDS": text}).settings.jobs_ttl_seconds == seconds
+
+
 def test_every_form_can_be_written_in_the_file(tmp_path: Path) -> None:
     file = tmp_path / "it.toml"
     file.write_text(
@@ -123,6 +131,7 @@ def test_every_fault_is_named_with_its_source_and_what_would_be_right(tmp_path: 
     ("flags", "part"),
     [
         ({"results_ttl_seconds": "-1"}, "--results-ttl-seconds: '-1' is not a duration"),
+        ({"jobs_ttl_seconds": "never"}, "--jobs-ttl-seconds: 'never' is not a duration"),
         ({"results_ttl_seconds": "1.5"}, "not a whole number of seconds"),
         ({"slots": "0"}, "'0' is not a whole number from 1"),
         ({"host": "a b"}, "not a host name"),

@@ -300,21 +300,18 @@ class Pair(RuleBasedStateMachine):
     @rule(
         results_ttl=st.sampled_from([0, 1, 3_600, 604_800]),
         events_ttl=st.sampled_from([0, 1, 3_600, 259_200]),
+        jobs_ttl=st.sampled_from([None, 0, 1, 3_600, 604_800]),
         dry_run=st.booleans(),
     )
-    def clean(self, results_ttl: int, events_ttl: int, dry_run: bool) -> None:
-        policy = RetentionPolicy(results_ttl, events_ttl)
+    def clean(self, results_ttl: int, events_ttl: int, jobs_ttl: int | None, dry_run: bool) -> None:
+        policy = RetentionPolicy(results_ttl, events_ttl, jobs_ttl)
 
         def ask(one: Side) -> Any:
             dry = one.rt.store.read(lambda reader: reader.count_retention(policy, one.clock.now()))
             report = retention.run_cleanup(
                 one.rt.store, policy, runner=Runner.PYTHON, dry_run=dry_run, clock=one.clock
             )
-            assert (report.results.delete_count, report.events.delete_count, report.results.bytes) == (
-                dry.results.delete_count,
-                dry.events.delete_count,
-                dry.results.bytes,
-            )
+            assert (report.results, report.events, report.jobs) == (dry.results, dry.events, dry.jobs)
             return report
 
         self.both(ask)
@@ -365,7 +362,7 @@ class Pair(RuleBasedStateMachine):
     @rule(at_most=st.integers(0, 5))
     def count(self, at_most: int) -> None:
         def ask(one: Side) -> Any:
-            now, policy = one.clock.now(), RetentionPolicy(3_600, 1)
+            now, policy = one.clock.now(), RetentionPolicy(3_600, 1, 1)
 
             def look(reader: Reader) -> Any:
                 stock = replace(reader.stock(now, now), store_bytes=0, wal_bytes=0)

@@ -14,8 +14,9 @@ from async_delivery.domain.retention import RetentionPolicy
 from async_delivery.storage.contract import RetentionCount, Section, Store
 from tests.contract.support import ALPHA, BETA, House, deleting
 
-ALL = RetentionPolicy(0, 0)
-NONE = RetentionPolicy(10**8, 10**8)
+# Results and events alone; what becomes of jobs is in test_retention_jobs.
+ALL = RetentionPolicy(0, 0, None)
+NONE = RetentionPolicy(10**8, 10**8, None)
 
 
 def count(store: Store, policy: RetentionPolicy, now: datetime) -> RetentionCount:
@@ -34,7 +35,7 @@ def sweep(store: Store, policy: RetentionPolicy, now: datetime, limit: int = 100
     """Delete batch after batch until nothing old is left; no batch may be larger than asked for."""
     swept = Swept(Counter(), Counter(), {}, 0)
     for section in Section:
-        more = True
+        more = section is not Section.JOBS or policy.jobs_ttl_seconds is not None
         while more:
             deleted = store.write(deleting(section, policy, now, limit))
             assert deleted.count <= limit
@@ -105,7 +106,7 @@ def test_the_cutoff_is_exact_and_counts_from_the_end_of_the_job(house: House) ->
     job = house.running()
     house.later(days=5)
     house.complete(job)
-    policy = RetentionPolicy(60, 120)
+    policy = RetentionPolicy(60, 120, None)
     ended = house.now
 
     def going(at: datetime) -> tuple[int, int]:
@@ -128,7 +129,7 @@ def test_a_ttl_that_the_tenant_asked_for_goes_before_the_policys(house: House) -
     short = house.completed(ttl_requested=True, results_ttl_seconds=10)
     longer = house.completed(ttl_requested=True, results_ttl_seconds=10_000)
     plain = house.completed(results_ttl_seconds=10)
-    policy = RetentionPolicy(1000, 10**8)
+    policy = RetentionPolicy(1000, 10**8, None)
 
     def kept() -> list[str]:
         return [job.job_id for job in (short, longer, plain) if house.results(job)]
@@ -176,10 +177,13 @@ def test_tenants_are_counted_apart(house: House) -> None:
     found = count(house.store, ALL, house.now)
     swept = sweep(house.store, ALL, house.now)
 
-    assert found.per_tenant == {ALPHA: {"results": 3, "events": 5}, BETA: {"results": 1, "events": 3}}
+    assert found.per_tenant == {
+        ALPHA: {"results": 3, "events": 5, "jobs": 0},
+        BETA: {"results": 1, "events": 3, "jobs": 0},
+    }
     assert {
-        org: {str(name): number for name, number in counts.items()} for org, counts in swept.tenants.items()
-    } == (found.per_tenant)
+        org: {str(name): counts[name] for name in Section} for org, counts in swept.tenants.items()
+    } == found.per_tenant
 
 
 def test_bytes_are_those_of_the_bodies_and_payloads(house: House) -> None:
@@ -260,13 +264,19 @@ def played(house: House, step: Step) -> Job:
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=STEPS, results_ttl=st.integers(0, 120), events_ttl=st.integers(0, 120), limit=st.integers(1, 9))
+@given(
+    steps=STEPS,
+    results_ttl=st.integers(0, 120),
+    events_ttl=st.integers(0, 120),
+    jobs_ttl=st.none() | st.integers(0, 120),
+    limit=st.integers(1, 9),
+)
 def test_a_live_run_deletes_exactly_what_the_dry_run_counted(
-    house: House, steps: list[Step], results_ttl: int, events_ttl: int, limit: int
+    house: House, steps: list[Step], results_ttl: int, events_ttl: int, jobs_ttl: int | None, limit: int
 ) -> None:
     for step in steps:
         played(house, step)
-    policy = RetentionPolicy(results_ttl, events_ttl)
+    policy = RetentionPolicy(results_ttl, events_ttl, jobs_ttl)
 
     found = count(house.store, policy, house.now)
     swept = sweep(house.store, policy, house.now, limit)
@@ -274,9 +284,17 @@ def test_a_live_run_deletes_exactly_what_the_dry_run_counted(
 
     assert swept.rows[Section.RESULTS] == found.results.delete_count
     assert swept.rows[Section.EVENTS] == found.events.delete_count
+    assert swept.rows[Section.JOBS] == found.jobs.delete_count
     assert swept.sizes[Section.RESULTS] == found.results.bytes
     assert swept.sizes[Section.EVENTS] == found.events.bytes
-    assert (after.results.delete_count, after.events.delete_count) == (0, 0)
+    assert swept.sizes[Section.JOBS] == found.jobs.bytes
+    assert {
+        org: {str(name): counts[name] for name in Section}
+        for org, counts in swept.tenants.items()
+        if any(counts.values())
+    } == found.per_tenant
+    assert (after.results.delete_count, after.events.delete_count, after.jobs.delete_count) == (0, 0, 0)
+    assert (after.jobs.total, after.jobs.held_count) == (found.jobs.kept_count, found.jobs.held_count)
     assert (after.results.total, after.events.total) == (found.results.kept_count, found.events.kept_count)
     assert after.results.held_count == found.results.held_count
     assert house.violations() == []
@@ -288,11 +306,11 @@ def test_what_is_counted_agrees_with_the_rule_told_in_words(house: House) -> Non
         endings = ["queued", "running", "completed", "failed", "canceled", "requeued"]
         step = (ALPHA, endings[number % 6], number % 4 == 0, number * 5, number % 3, number % 5 == 0)
         jobs.append(played(house, step))
-    policy = RetentionPolicy(90, 60)
+    policy = RetentionPolicy(90, 60, 75)
 
     found = count(house.store, policy, house.now)
 
-    results = events = 0
+    results = events = gone = 0
     for job in map(house.stored, jobs):
         if job.finished_at is None or job.held:
             assert job.held or job.status not in {JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELED}
@@ -302,5 +320,12 @@ def test_what_is_counted_agrees_with_the_rule_told_in_words(house: House) -> Non
             results += job.result_seq
         if job.finished_at + timedelta(seconds=policy.events_ttl_seconds) <= house.now:
             events += job.event_seq
+        longest = max(ttl if job.result_seq else 0, policy.events_ttl_seconds, policy.jobs_ttl_seconds or 0)
+        gone += job.finished_at + timedelta(seconds=longest) <= house.now
     assert results > 0
-    assert (found.results.delete_count, found.events.delete_count) == (results, events)
+    assert gone > 0
+    assert (found.results.delete_count, found.events.delete_count, found.jobs.delete_count) == (
+        results,
+        events,
+        gone,
+    )

@@ -10,7 +10,7 @@ from async_delivery.storage.contract import Section, Stock
 from tests.contract.support import ALPHA, BETA, House
 
 TEN_MINUTES = timedelta(minutes=10)
-EVERYTHING = RetentionPolicy(0, 0)
+EVERYTHING = RetentionPolicy(0, 0, 0)
 
 
 def stock(house: House) -> Stock:
@@ -27,7 +27,7 @@ def test_an_empty_store_has_no_stock(house: House) -> None:
     assert dict(found.jobs) == {}
     assert found.oldest_queued_at is None
     assert found.terminal_without_in_app == 0
-    assert backlog(house) == {Section.RESULTS: 0, Section.EVENTS: 0}
+    assert backlog(house) == dict.fromkeys(Section, 0)
 
 
 def test_jobs_are_counted_by_status_and_analysis_over_all_tenants(house: House) -> None:
@@ -124,7 +124,11 @@ def test_the_backlog_is_what_a_cleanup_would_delete(house: House) -> None:
         house.later(seconds=seconds)
         counted = house.store.read(lambda reader: reader.count_retention(EVERYTHING, house.now))
         assert counted.results.delete_count == old
-        assert backlog(house) == {Section.RESULTS: old, Section.EVENTS: counted.events.delete_count}
+        assert backlog(house) == {
+            Section.RESULTS: old,
+            Section.EVENTS: counted.events.delete_count,
+            Section.JOBS: counted.jobs.delete_count,
+        }
     assert own.ttl_requested
 
 
@@ -133,7 +137,8 @@ def test_the_backlog_is_counted_no_further_than_asked(house: House) -> None:
     house.completed(results_ttl_seconds=0, ttl_requested=True)
     house.later(seconds=1)
 
-    assert backlog(house, at_most=3) == {Section.RESULTS: 3, Section.EVENTS: 3}
+    assert backlog(house, at_most=3) == {Section.RESULTS: 3, Section.EVENTS: 3, Section.JOBS: 2}
+    assert backlog(house, at_most=1) == dict.fromkeys(Section, 1)
 
 
 def test_a_store_says_who_it_is(house: House) -> None:

@@ -224,6 +224,15 @@ def test_a_retention_policy_refuses_what_is_no_ttl_naming_the_field(seconds: Any
     assert caught.value.details[0].field == "events_ttl_seconds"
 
 
+def test_jobs_are_kept_for_ever_only_where_that_is_said() -> None:
+    assert RetentionPolicy().jobs_ttl_seconds == 90 * 86_400
+    assert RetentionPolicy(jobs_ttl_seconds=None).jobs_cutoff(NOON) is None
+    assert RetentionPolicy(jobs_ttl_seconds=0).jobs_cutoff(NOON) == NOON
+    with pytest.raises(ValidationError) as caught:
+        RetentionPolicy(jobs_ttl_seconds=-1)
+    assert caught.value.details[0].field == "jobs_ttl_seconds"
+
+
 def test_a_section_counts_every_row_as_deleted_or_kept() -> None:
     section = SectionCount(total=10, eligible_terminal=8, delete_count=5).to_json(NOON)
 

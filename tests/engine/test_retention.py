@@ -4,10 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from async_delivery.domain.errors import ResultExpiredError, StoreBusyError, ValidationError
+from async_delivery.domain.errors import NotFoundError, ResultExpiredError, StoreBusyError, ValidationError
 from async_delivery.domain.job import Job
 from async_delivery.domain.result import View
-from async_delivery.domain.retention import ExitCode, RetentionReport
+from async_delivery.domain.retention import DEFAULT_JOBS_TTL_SECONDS, ExitCode, RetentionReport
 from async_delivery.domain.tenant import OrgId
 from async_delivery.engine import jobs, results
 from async_delivery.engine.retention import cleanup_retention
@@ -24,11 +24,19 @@ def ended(rt: Runtime, org_id: OrgId = ALPHA, partials: int = 1, **asked: object
     return completed(rt, run, {"final": True})
 
 
-def swept(rt: Runtime, results_ttl: int, events_ttl: int, *, dry_run: bool = False) -> RetentionReport:
+def swept(
+    rt: Runtime,
+    results_ttl: int,
+    events_ttl: int,
+    *,
+    dry_run: bool = False,
+    jobs_ttl: int | None = DEFAULT_JOBS_TTL_SECONDS,
+) -> RetentionReport:
     return cleanup_retention(
         rt.store,
         results_ttl_seconds=results_ttl,
         events_ttl_seconds=events_ttl,
+        jobs_ttl_seconds=jobs_ttl,
         dry_run=dry_run,
         now=rt.clock.now(),
     )
@@ -45,7 +53,7 @@ def test_cleanup_takes_what_is_old_and_a_second_run_takes_nothing(rt: Runtime, c
 
     assert (first.results.delete_count, first.results.kept_count, first.results.total) == (2, 2, 4)
     assert first.events.delete_count == old.event_seq
-    assert first.per_tenant == {"alpha": {"results": 2, "events": old.event_seq}}
+    assert first.per_tenant == {"alpha": {"results": 2, "events": old.event_seq, "jobs": 0}}
     assert (first.terminal_job_count, first.exit_code) == (2, ExitCode.DONE)
     assert (second.results.delete_count, second.events.delete_count, second.results.total) == (0, 0, 2)
     assert young.result_id is not None
@@ -126,6 +134,64 @@ def test_a_ttl_the_tenant_asked_for_holds_against_the_cleanups(rt: Runtime, cloc
     results.permalink(rt, ALPHA, asked_long.result_id, View.LATEST)
 
 
+def test_a_permalink_is_410_while_the_job_is_kept_and_unknown_afterwards(
+    rt: Runtime, clock: FakeClock
+) -> None:
+    job = ended(rt)
+    assert job.result_id is not None
+    clock.advance(seconds=89 * 86_400)
+    first = cleanup_retention(
+        rt.store, results_ttl_seconds=604_800, events_ttl_seconds=259_200, now=clock.now()
+    )
+    with pytest.raises(ResultExpiredError):
+        results.permalink(rt, ALPHA, job.result_id, View.LATEST)
+
+    clock.advance(seconds=86_400)
+    second = cleanup_retention(
+        rt.store, results_ttl_seconds=604_800, events_ttl_seconds=259_200, now=clock.now()
+    )
+
+    assert (first.jobs.delete_count, first.jobs.kept_count) == (0, 1)
+    assert (second.jobs.delete_count, second.jobs.kept_count) == (1, 0)
+    assert second.per_tenant == {ALPHA: {"results": 0, "events": 0, "jobs": 1}}
+    for view in View:
+        with pytest.raises(NotFoundError):
+            results.permalink(rt, ALPHA, job.result_id, view)
+    with pytest.raises(NotFoundError):
+        jobs.find(rt, ALPHA, job.job_id)
+
+
+def test_a_dry_run_counts_the_jobs_of_a_whole_store_that_would_be_emptied(
+    rt: Runtime, clock: FakeClock
+) -> None:
+    for number in range(30):
+        ended(rt, ALPHA if number % 3 else BETA, partials=number % 3)
+        clock.advance(seconds=1)
+    submitted(rt)
+
+    dry = swept(rt, 5, 7, jobs_ttl=10, dry_run=True)
+    live = swept(rt, 5, 7, jobs_ttl=10)
+    again = swept(rt, 5, 7, jobs_ttl=10)
+
+    assert dry.jobs == live.jobs
+    assert dry.per_tenant == live.per_tenant
+    assert live.jobs.delete_count == 21
+    assert again.jobs.delete_count == 0
+
+
+def test_jobs_are_kept_for_ever_where_it_is_said_so(rt: Runtime, clock: FakeClock) -> None:
+    ended(rt)
+    clock.advance(seconds=10**9)
+
+    report = swept(rt, 0, 0, jobs_ttl=None)
+
+    assert (report.results.delete_count, report.jobs.delete_count) == (2, 0)
+    artefact = report.to_json()
+    assert (artefact["ttl_seconds"]["jobs"], artefact["jobs"]["cutoff"]) == (None, None)
+    with pytest.raises(ValidationError):
+        swept(rt, 0, 0, jobs_ttl=-1)
+
+
 def test_many_rows_go_in_many_small_batches_and_none_is_left(rt: Runtime, clock: FakeClock) -> None:
     for _ in range(120):
         ended(rt, partials=3)
@@ -178,13 +244,15 @@ def test_the_artefact_has_every_field_of_the_contract(rt: Runtime, clock: FakeCl
 
     assert set(artefact) == {
         "runner", "store_file", "started_at", "finished_at", "duration_seconds", "dry_run", "now",
-        "terminal_job_count", "active_job_count", "ttl_seconds", "results", "events", "per_tenant", "errors",
+        "terminal_job_count", "active_job_count", "ttl_seconds", "results", "events", "jobs", "per_tenant",
+        "errors",
     }  # fmt: skip
     assert set(artefact["results"]) == {
         "total", "eligible_terminal", "delete_count", "kept_count", "skipped_missing_timestamp",
         "held_count", "bytes", "cutoff",
     }  # fmt: skip
-    assert artefact["ttl_seconds"] == {"results": 0, "events": 3600}
+    assert artefact["ttl_seconds"] == {"results": 0, "events": 3600, "jobs": 7_776_000}
+    assert set(artefact["jobs"]) == set(artefact["results"])
     assert artefact["results"]["bytes"] == len(b'{"partial":0}') + len(b'{"final":true}')
     assert (clock.now() - timedelta(seconds=3600)).isoformat(timespec="milliseconds") in artefact["events"][
         "cutoff"

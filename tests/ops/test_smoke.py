@@ -102,6 +102,7 @@ def report(deleted: int = 5, skipped: int = 0, **changes: Any) -> dict[str, Any]
         "terminal_job_count": 3,
         "results": section,
         "events": dict(section),
+        "jobs": dict(section),
         "errors": [],
         **changes,
     }
@@ -110,6 +111,14 @@ def report(deleted: int = 5, skipped: int = 0, **changes: Any) -> dict[str, Any]
 def test_a_whole_report_has_no_fault() -> None:
     assert report_fault(report(), dry_run=False) is None
     assert report_fault(report(dry_run=True), dry_run=True) is None
+
+
+def test_a_report_of_an_older_version_says_nothing_of_jobs_and_has_no_fault() -> None:
+    older = {name: value for name, value in report().items() if name != "jobs"}
+
+    assert report_fault(older, dry_run=False) is None
+    assert implausible(older, report()) is None
+    assert implausible(report(), older) is None
 
 
 @pytest.mark.parametrize(
@@ -123,6 +132,7 @@ def test_a_whole_report_has_no_fault() -> None:
         (report(events={"total": 1, "delete_count": 1, "kept_count": 0}), "events.skipped_missing_timestamp"),
         (report(events={**report()["events"], "kept_count": True}), "events.kept_count"),
         (report(results={**report()["results"], "kept_count": 1}), "does not add up"),
+        (report(jobs={**report()["jobs"], "kept_count": 1}), "does not add up: jobs"),
     ],
 )
 def test_a_report_with_a_fault_says_which(body: Any, said: str) -> None:
@@ -137,6 +147,7 @@ def test_a_report_with_a_fault_says_which(body: Any, said: str) -> None:
         (report(500), report(520), None),
         (report(0), report(21), "counted 0 to delete, the live run deleted 21"),
         (report(500), report(3), "counted 500 to delete, the live run deleted 3"),
+        (report(5), report(5, jobs=report(500)["jobs"]), "jobs: the dry run counted 5"),
         (report(5, skipped=2), report(5, skipped=2), None),
         (report(5, skipped=2), report(5, skipped=0), None),
         (report(5, skipped=2), report(5, skipped=3), "skipped_missing_timestamp went from 2 to 3"),

@@ -29,6 +29,7 @@ from async_delivery.domain.triage import (
     ordered,
     other_spellings,
     settle,
+    skipped_rows,
 )
 from async_delivery.engine.runtime import new_id
 from async_delivery.ops.triage import IncidentExistsError, TriageReport
@@ -222,6 +223,25 @@ def test_what_differs_between_good_and_bad_is_listed_and_nothing_else() -> None:
         "errors": ([], ["disk"]),
     }
     assert differences(ArtefactKind.RETENTION_LIVE, None, bad) == []
+
+
+def test_what_an_older_version_did_not_report_is_no_difference() -> None:
+    section = {"total": 3, "skipped_missing_timestamp": 1}
+    older: dict[str, Any] = {
+        "results": section,
+        "events": section,
+        "ttl_seconds": {"results": 1, "events": 1},
+    }
+    newer = {**older, "jobs": section, "ttl_seconds": {"results": 1, "events": 1, "jobs": None}}
+
+    for good, bad in ((older, newer), (newer, older)):
+        for kind in (ArtefactKind.RETENTION_LIVE, ArtefactKind.SMOKE_STAGING):
+            assert differences(kind, good, bad) == []
+    assert badness(ArtefactKind.RETENTION_LIVE, older) is None
+    assert (skipped_rows(newer), skipped_rows(newer, like=older), skipped_rows(older)) == (3, 2, 2)
+    changed = {**newer, "ttl_seconds": {**newer["ttl_seconds"], "jobs": 60}, "jobs": {"total": 4}}
+    names = {each.name for each in differences(ArtefactKind.RETENTION_LIVE, newer, changed)}
+    assert names == {"ttl_seconds.jobs", "jobs.total", "jobs.skipped_missing_timestamp"}
 
 
 def test_a_smoke_run_is_compared_by_the_checks_that_failed() -> None:

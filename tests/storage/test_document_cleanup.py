@@ -18,14 +18,15 @@ from async_delivery.domain.errors import StoreBusyError, StoreFileError
 from async_delivery.domain.retention import ExitCode, RetentionPolicy, RetentionReport
 from async_delivery.storage.conversion import only_one
 from async_delivery.storage.document import Document, Place
-from async_delivery.storage.document_cleanup import DocumentCleanup, StoppedError, cuts_of
+from async_delivery.storage.document_cleanup import DocumentCleanup, StoppedError
+from async_delivery.storage.document_going import cuts_of
 from async_delivery.storage.document_scan import members
 from async_delivery.wiring.cleaning import clean_up
 from tests.domain.support import NOON
 from tests.storage import documents
 from tests.storage.documents import Json, at, changed, whole, written
 
-EVERYTHING = RetentionPolicy(0, 0)
+EVERYTHING = RetentionPolicy(0, 0, None)
 ENDED = NOON + timedelta(seconds=3)
 LATER = ENDED + timedelta(days=1)
 
@@ -278,7 +279,7 @@ def test_the_report_has_what_every_report_has(tmp_path: Path) -> None:
     report = run(path).to_json()
 
     assert report["store_file"] == str(path)
-    assert report["per_tenant"] == {"beta": {"results": 2, "events": 4}}
+    assert report["per_tenant"] == {"beta": {"results": 2, "events": 4, "jobs": 0}}
     assert (report["terminal_job_count"], report["active_job_count"]) == (1, 1)
     assert report["results"]["kept_count"] == 1
 

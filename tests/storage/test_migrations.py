@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import subprocess
 from contextlib import closing
@@ -21,11 +22,16 @@ from tests.domain.support import NOON
 from tests.storage.processes import ended, started, until
 from tests.storage.support import database_of, new_store_file, rows_by_hand, sqlite_store
 
+# At the ends of lines, and at the commas between columns: one that was added stands in the line of the last.
+_PARTS = re.compile(r"\n|,\s+(?![^(]*\))")
+
 
 def shape(rows: list[tuple[str, str, str]]) -> dict[tuple[str, str], list[str]]:
     """(type, name) -> the parts of its SQL in a fixed order."""
     return {
-        (kind, name): sorted(part.strip().strip(",").replace('"', "") for part in sql.strip().splitlines())
+        (kind, name): sorted(
+            part.strip(" ,\t)").replace('"', "") for part in _PARTS.split(sql.strip()) if part.strip(" )")
+        )
         for kind, name, sql in rows
         if sql and name != "alembic_version"
     }

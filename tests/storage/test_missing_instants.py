@@ -17,7 +17,7 @@ from tests.contract.support import ALPHA, House
 from tests.contract.test_retention import count, sweep
 from tests.storage.support import break_by_hand, sqlite_store
 
-ALL = RetentionPolicy(0, 0)
+ALL = RetentionPolicy(0, 0, None)
 INVALID: dict[str, Any] = {
     "null": None,
     "text": "2026-03-01T12:00:00Z",

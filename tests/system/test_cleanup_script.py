@@ -33,7 +33,8 @@ SECTION = {
 }
 REPORT = {
     *("runner", "store_file", "started_at", "finished_at", "duration_seconds", "dry_run", "now"),
-    *("terminal_job_count", "active_job_count", "ttl_seconds", "results", "events", "per_tenant", "errors"),
+    *("terminal_job_count", "active_job_count", "ttl_seconds", "results", "events", "jobs", "per_tenant"),
+    "errors",
 }
 
 
@@ -100,10 +101,10 @@ def test_a_run_deletes_what_is_old_and_a_second_one_nothing(folder: Path) -> Non
     assert first.stderr == second.stderr == ""
     report = json.loads(first.stdout)
     assert set(report) == REPORT
-    assert set(report["results"]) == set(report["events"]) == SECTION
+    assert set(report["results"]) == set(report["events"]) == set(report["jobs"]) == SECTION
     assert report["results"]["delete_count"] == 9
     assert report["terminal_job_count"] == 3
-    assert report["ttl_seconds"] == {"results": 0, "events": 0}
+    assert report["ttl_seconds"] == {"results": 0, "events": 0, "jobs": 7_776_000}
     assert set(report["per_tenant"]) == {"alpha", "beta"}
     assert sum(each["results"] for each in report["per_tenant"].values()) == 9
     assert counts(second) == (0, 0)
@@ -115,14 +116,41 @@ def test_with_its_defaults_young_results_stay(folder: Path) -> None:
 
     assert done.returncode == 0
     assert counts(done) == (0, 0)
-    assert json.loads(done.stdout)["ttl_seconds"] == {"results": 604_800, "events": 259_200}
+    assert json.loads(done.stdout)["ttl_seconds"] == {
+        "results": 604_800,
+        "events": 259_200,
+        "jobs": 7_776_000,
+    }
 
 
 @pytest.mark.parametrize(("ttl", "seconds"), [("90", 90), ("30m", 1_800), ("24h", 86_400), ("7d", 604_800)])
 def test_ttls_may_have_a_unit(folder: Path, ttl: str, seconds: int) -> None:
-    done = clean_up(folder, "--results-ttl-seconds", ttl, "--events-ttl-seconds", ttl)
+    options = ("--results-ttl-seconds", ttl, "--events-ttl-seconds", ttl, "--jobs-ttl-seconds", ttl)
 
-    assert json.loads(done.stdout)["ttl_seconds"] == {"results": seconds, "events": seconds}
+    done = clean_up(folder, *options)
+
+    assert json.loads(done.stdout)["ttl_seconds"] == dict.fromkeys(("results", "events", "jobs"), seconds)
+
+
+def test_jobs_go_with_their_last_results_and_off_keeps_them(folder: Path) -> None:
+    def run(jobs_ttl: str, *options: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(
+            clean_up(folder, *ALL, "--jobs-ttl-seconds", jobs_ttl, *options).stdout
+        )
+        return found
+
+    dry, never = run("0", "--dry-run"), run("off")
+    live, again = run("0"), run("0")
+
+    assert (never["jobs"]["delete_count"], never["jobs"]["cutoff"], never["ttl_seconds"]["jobs"]) == (
+        0,
+        None,
+        None,
+    )
+    assert dry["jobs"]["delete_count"] == live["jobs"]["delete_count"] == live["jobs"]["total"] == 3
+    assert dry["jobs"]["bytes"] == live["jobs"]["bytes"] > 0
+    assert (again["jobs"]["total"], again["terminal_job_count"]) == (0, 0)
+    assert run_command("store", "check", cwd=folder).returncode == 0
 
 
 def test_a_dry_run_changes_no_byte_and_the_next_run_deletes_what_it_counted(folder: Path) -> None:
@@ -419,7 +447,7 @@ def test_the_command_and_the_script_give_the_same_report(folder: Path) -> None:
 
     def lasting(report: dict[str, Any]) -> dict[str, Any]:
         kept = {name: value for name, value in report.items() if name not in changing}
-        for kind in ("results", "events"):
+        for kind in ("results", "events", "jobs"):
             kept[kind] = {name: value for name, value in kept[kind].items() if name != "cutoff"}
         return kept
 

@@ -43,7 +43,7 @@ _output = click.option(
 )
 _force = click.option("--force", is_flag=True, help="Go ahead although cleanups are paused; the pause stays.")
 Tell = Callable[["RetentionReport"], None]
-_SETTINGS = ("store_file", "results_ttl_seconds", "events_ttl_seconds")
+_SETTINGS = ("store_file", "results_ttl_seconds", "events_ttl_seconds", "jobs_ttl_seconds")
 
 
 @click.command()
@@ -68,10 +68,11 @@ def cleanup(
     as_json: bool,
     **flags: Any,
 ) -> int:
-    """Delete old results and events of ended jobs, beside a running server or at rest; or pause all cleanups.
+    """Delete old results and events of ended jobs, and old jobs of which nothing else is kept, beside a running
+    server or at rest; or pause all cleanups.
 
-    TTLs are seconds or 30m, 24h, 7d. Exit code 1: refused, nothing was deleted; 2: stopped half-way, what was
-    committed stands; 3: another cleanup is running, or cleanups are paused.
+    TTLs are seconds or 30m, 24h, 7d; off keeps jobs for ever. Exit code 1: refused, nothing was deleted; 2: stopped
+    half-way, what was committed stands; 3: another cleanup is running, or cleanups are paused.
 
     A pause stays until `resume`, also over restarts, and holds for the server, the script and this command.
     """
@@ -98,11 +99,12 @@ def cleanup(
 def _script(
     config_file: str | None, dry_run: bool, output_json: Path | None, force: bool, **flags: Any
 ) -> int:
-    """Delete old results and events of ended jobs, beside a running server or at rest.
+    """Delete old results and events of ended jobs, and old jobs of which nothing else is kept, beside a running
+    server or at rest.
 
-    TTLs are seconds or 30m, 24h, 7d. Prints a report as JSON. Exit code 0: done; 1: bad settings or store, nothing
-    was deleted; 2: stopped half-way, what was committed stands; 3: another cleanup is running, or cleanups are
-    paused.
+    TTLs are seconds or 30m, 24h, 7d; off keeps jobs for ever. Prints a report as JSON. Exit code 0: done; 1: bad
+    settings or store, nothing was deleted; 2: stopped half-way, what was committed stands; 3: another cleanup is
+    running, or cleanups are paused.
     """
     return _clean_up(_Order(Runner.SCRIPT, dry_run, force, output_json, _print_json), config_file, flags)
 
@@ -156,7 +158,9 @@ def _run(order: _Order, settings: Settings, stop: Callable[[], bool]) -> Retenti
     from async_delivery.domain.retention import RetentionPolicy
     from async_delivery.wiring.cleaning import clean_up
 
-    policy = RetentionPolicy(settings.results_ttl_seconds, settings.events_ttl_seconds)
+    policy = RetentionPolicy(
+        settings.results_ttl_seconds, settings.events_ttl_seconds, settings.jobs_ttl_seconds
+    )
     return clean_up(
         settings.store_file,
         policy,
@@ -250,7 +254,7 @@ def _print_table(report: RetentionReport) -> None:
     )
     emit_table(
         ("WHAT", "TOTAL", done, "KEPT", "HELD", "UNDATED", "BYTES", "OF JOBS ENDED BY"),
-        [(kind, *(found[kind][column] for column in columns)) for kind in ("results", "events")],
+        [(kind, *(found[kind][column] for column in columns)) for kind in ("results", "events", "jobs")],
     )
     say(f"{report.terminal_job_count} ended and {report.active_job_count} active jobs in {report.store_file}")
 

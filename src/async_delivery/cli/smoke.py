@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from async_delivery.ops.smoke import SmokeReport
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-_SETTINGS = ("store_file", "results_ttl_seconds", "events_ttl_seconds", "artifacts_dir")
+_SETTINGS = ("store_file", "results_ttl_seconds", "events_ttl_seconds", "jobs_ttl_seconds", "artifacts_dir")
 _MARKS = {"ok": "ok", "failed": "FAILED", "skipped": "skipped"}
 
 

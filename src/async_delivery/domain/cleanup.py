@@ -32,10 +32,11 @@ class CleanupRun:
     """One live cleanup as its store remembers it. Dry runs change no byte of a store, so none is remembered.
 
     exit_code                   0 done, 1 refused, 2 stopped half-way, 3 busy or paused
-    results_deleted/_kept       rows; 0 in a run that was refused. The same for events
-    skipped_missing_timestamp   rows of both kinds kept because an instant is missing or not valid
+    results_deleted/_kept       rows; 0 in a run that was refused. The same for events and jobs
+    skipped_missing_timestamp   rows of all kinds kept because an instant is missing or not valid
     bytes                       size of what was deleted
     results_ttl_seconds, events_ttl_seconds   None where the run was refused because of them
+    jobs_ttl_seconds            None there too, and where jobs are kept for ever
     report                      the artefact without its share by tenant; for a refused run {"errors": [...]}
     """
 
@@ -48,10 +49,13 @@ class CleanupRun:
     results_kept: int = 0
     events_deleted: int = 0
     events_kept: int = 0
+    jobs_deleted: int = 0
+    jobs_kept: int = 0
     skipped_missing_timestamp: int = 0
     bytes: int = 0
     results_ttl_seconds: int | None = None
     events_ttl_seconds: int | None = None
+    jobs_ttl_seconds: int | None = None
     report: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -2,6 +2,7 @@
 
 Only terminal jobs are touched. The clock of a row is the instant its job ended, so a job that ran for days does
 not lose its first events the moment it ends; a row whose instants are missing or not valid is kept and counted.
+Results and events go by their own TTLs; the job goes last, and never before them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from async_delivery.domain.instant import format_instant
 
 DEFAULT_RESULTS_TTL_SECONDS = 604_800
 DEFAULT_EVENTS_TTL_SECONDS = 259_200
+DEFAULT_JOBS_TTL_SECONDS = 7_776_000
 
 RUNNER = "async_retention_cleanup"
 
@@ -37,14 +39,19 @@ class RetentionPolicy:
 
     results_ttl_seconds   results, unless the tenant asked for a TTL of its own at submit
     events_ttl_seconds    events
+    jobs_ttl_seconds      the job itself with all that belongs to it, once no result or event of it is kept any more;
+                          None: for ever
     """
 
     results_ttl_seconds: int = DEFAULT_RESULTS_TTL_SECONDS
     events_ttl_seconds: int = DEFAULT_EVENTS_TTL_SECONDS
+    jobs_ttl_seconds: int | None = DEFAULT_JOBS_TTL_SECONDS
 
     def __post_init__(self) -> None:
-        for name in ("results_ttl_seconds", "events_ttl_seconds"):
+        for name in ("results_ttl_seconds", "events_ttl_seconds", "jobs_ttl_seconds"):
             value = getattr(self, name)
+            if name == "jobs_ttl_seconds" and value is None:
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_SECONDS:
                 raise ValidationError.of(name, f"must be a whole number of seconds from 0 to {MAX_SECONDS}")
 
@@ -55,6 +62,10 @@ class RetentionPolicy:
     def events_cutoff(self, now: datetime) -> datetime:
         """Events of jobs that ended at or before this instant are old."""
         return now - timedelta(seconds=self.events_ttl_seconds)
+
+    def jobs_cutoff(self, now: datetime) -> datetime | None:
+        """Jobs that ended at or before this instant are old; None where they are kept for ever."""
+        return None if self.jobs_ttl_seconds is None else now - timedelta(seconds=self.jobs_ttl_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +93,8 @@ class SectionCount:
         """Rows that stay."""
         return self.total - self.delete_count
 
-    def to_json(self, cutoff: datetime) -> dict[str, Any]:
-        """The section of the artefact."""
+    def to_json(self, cutoff: datetime | None) -> dict[str, Any]:
+        """The section of the artefact. ``cutoff``: None where nothing grows old."""
         return {
             "total": self.total,
             "eligible_terminal": self.eligible_terminal,
@@ -92,7 +103,7 @@ class SectionCount:
             "skipped_missing_timestamp": self.skipped_missing_timestamp,
             "held_count": self.held_count,
             "bytes": self.bytes,
-            "cutoff": format_instant(cutoff),
+            "cutoff": None if cutoff is None else format_instant(cutoff),
         }
 
 
@@ -100,7 +111,7 @@ class SectionCount:
 class RetentionReport:
     """What a cleanup did, or in a dry run would have done; ``to_json`` is the artefact.
 
-    per_tenant   org_id -> {"results": deletes, "events": deletes}, only tenants with any
+    per_tenant   org_id -> {"results": deletes, "events": deletes, "jobs": deletes}, only tenants with any
     errors       one sentence each; none means everything was done
     """
 
@@ -114,6 +125,7 @@ class RetentionReport:
     active_job_count: int
     results: SectionCount
     events: SectionCount
+    jobs: SectionCount = field(default_factory=SectionCount)
     per_tenant: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
 
@@ -137,9 +149,11 @@ class RetentionReport:
             "ttl_seconds": {
                 "results": self.policy.results_ttl_seconds,
                 "events": self.policy.events_ttl_seconds,
+                "jobs": self.policy.jobs_ttl_seconds,
             },
             "results": self.results.to_json(self.policy.results_cutoff(self.now)),
             "events": self.events.to_json(self.policy.events_cutoff(self.now)),
+            "jobs": self.jobs.to_json(self.policy.jobs_cutoff(self.now)),
             "per_tenant": {org: dict(counts) for org, counts in sorted(self.per_tenant.items())},
             "errors": list(self.errors),
         }

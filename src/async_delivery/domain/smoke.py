@@ -39,6 +39,10 @@ PROD = (
     "artefact_plausible",
 )
 
+SECTIONS = ("results", "events", "jobs")
+# Reports of older versions say nothing of jobs.
+_REQUIRED_SECTIONS = ("results", "events")
+
 STAGING_VALID_SECONDS = 86_400
 # Two machines need not agree on the time to the second.
 _CLOCK_SKEW_SECONDS = 300
@@ -87,8 +91,10 @@ def report_fault(report: Any, *, dry_run: bool) -> str | None:
         return f"says dry_run {report.get('dry_run')!s:.10}"
     if type(report.get("terminal_job_count")) is not int:
         return "has no terminal_job_count"
-    for name in ("results", "events"):
+    for name in SECTIONS:
         section = report.get(name)
+        if section is None and name not in _REQUIRED_SECTIONS:
+            continue
         if not isinstance(section, dict):
             return f"has no section {name}"
         for count in ("total", "delete_count", "kept_count", "skipped_missing_timestamp"):
@@ -104,7 +110,9 @@ def implausible(dry: Mapping[str, Any], live: Mapping[str, Any]) -> str | None:
 
     Both are without a fault of their own (``report_fault``).
     """
-    for name in ("results", "events"):
+    for name in SECTIONS:
+        if name not in dry or name not in live:
+            continue
         expected, deleted = dry[name]["delete_count"], live[name]["delete_count"]
         if abs(deleted - expected) > max(_PLAUSIBLE_ROWS, _PLAUSIBLE_SHARE * expected):
             return f"{name}: the dry run counted {expected} to delete, the live run deleted {deleted}"

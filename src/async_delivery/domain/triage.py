@@ -112,7 +112,9 @@ def next_step(findings: Sequence[Finding]) -> NextStep:
 
 
 # ---------------------------------------------------------------- artefacts
-_SECTIONS = ("results", "events")
+_SECTIONS = ("results", "events", "jobs")
+# Reports of older versions say nothing of jobs.
+_REQUIRED_SECTIONS = ("results", "events")
 _COUNTS = ("total", "delete_count", "kept_count", "skipped_missing_timestamp", "held_count", "bytes")
 # A run that takes so much longer than the last good one, and not just a blink, is worth a line.
 _SLOWER_FACTOR, _SLOWER_SECONDS = 3.0, 1.0
@@ -152,7 +154,7 @@ def badness(kind: ArtefactKind, body: Mapping[str, Any]) -> str | None:
         return f"errors: {'; '.join(map(str, errors)) if isinstance(errors, list) else errors}"
     if exit_code := body.get("exit_code"):
         return f"exit code {exit_code}"
-    missing = [name for name in _SECTIONS if not isinstance(body.get(name), dict)]
+    missing = [name for name in _REQUIRED_SECTIONS if not isinstance(body.get(name), dict)]
     return f"lacks {', '.join(missing)}" if missing else None
 
 
@@ -199,15 +201,21 @@ def differences(
     if good is None or bad is None:
         return []
     names = ["store_file", "version", "server_version", "base_url", "org_id"]
-    names += [f"ttl_seconds.{name}" for name in _SECTIONS]
+    names += [f"ttl_seconds.{name}" for name in _SECTIONS if _both_say(good, bad, "ttl_seconds", name)]
     if kind in (ArtefactKind.RETENTION_LIVE, ArtefactKind.RETENTION_DRY_RUN):
         names += ["terminal_job_count", "active_job_count", "exit_code"]
-        names += [f"{section}.{count}" for section in _SECTIONS for count in _COUNTS]
+        told = [name for name in _SECTIONS if name in _REQUIRED_SECTIONS or (name in good and name in bad)]
+        names += [f"{section}.{count}" for section in told for count in _COUNTS]
     found = [Difference(name, _at(good, name), _at(bad, name)) for name in names]
     found += _check_differences(good, bad)
     found.append(_slower(good, bad))
     found.append(Difference("errors", good.get("errors") or [], bad.get("errors") or []))
     return [each for each in found if each.good != each.bad]
+
+
+def _both_say(good: Mapping[str, Any], bad: Mapping[str, Any], place: str, name: str) -> bool:
+    """False for what only one of two versions of the program tells."""
+    return name in _REQUIRED_SECTIONS or all(name in (body.get(place) or {}) for body in (good, bad))
 
 
 def _check_differences(good: Mapping[str, Any], bad: Mapping[str, Any]) -> list[Difference]:
@@ -242,9 +250,11 @@ def _at(body: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def skipped_rows(body: Mapping[str, Any] | None) -> int:
-    """Rows of both kinds that a cleanup kept because an instant is missing or not valid."""
-    counts = [_at(body or {}, f"{section}.skipped_missing_timestamp") for section in _SECTIONS]
+def skipped_rows(body: Mapping[str, Any] | None, like: Mapping[str, Any] | None = None) -> int:
+    """Rows of all kinds that a cleanup kept because an instant is missing or not valid; of the kinds that ``like``
+    tells of as well, to be compared with it."""
+    sections = [name for name in _SECTIONS if like is None or name in _REQUIRED_SECTIONS or name in like]
+    counts = [_at(body or {}, f"{section}.skipped_missing_timestamp") for section in sections]
     return sum(count for count in counts if isinstance(count, int))
 
 

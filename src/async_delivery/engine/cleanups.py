@@ -46,7 +46,7 @@ def remember(store: Store, report: RetentionReport, runner: Runner) -> Retention
     artefact = report.to_json()
     # The share of each tenant stays in the artefact: a row of the store must not grow with their number.
     del artefact["per_tenant"]
-    results, events = report.results, report.events
+    results, events, jobs = report.results, report.events, report.jobs
     run = CleanupRun(
         run_id=new_id(),
         runner=runner,
@@ -57,10 +57,13 @@ def remember(store: Store, report: RetentionReport, runner: Runner) -> Retention
         results_kept=results.kept_count,
         events_deleted=events.delete_count,
         events_kept=events.kept_count,
-        skipped_missing_timestamp=results.skipped_missing_timestamp + events.skipped_missing_timestamp,
-        bytes=results.bytes + events.bytes,
+        jobs_deleted=jobs.delete_count,
+        jobs_kept=jobs.kept_count,
+        skipped_missing_timestamp=sum(each.skipped_missing_timestamp for each in (results, events, jobs)),
+        bytes=results.bytes + events.bytes + jobs.bytes,
         results_ttl_seconds=report.policy.results_ttl_seconds,
         events_ttl_seconds=report.policy.events_ttl_seconds,
+        jobs_ttl_seconds=report.policy.jobs_ttl_seconds,
         report=artefact,
     )
     try:
@@ -94,6 +97,7 @@ def remember_refusal(
         exit_code=int(exit_code),
         results_ttl_seconds=policy.results_ttl_seconds if policy else None,
         events_ttl_seconds=policy.events_ttl_seconds if policy else None,
+        jobs_ttl_seconds=policy.jobs_ttl_seconds if policy else None,
         report={"errors": [why]},
     )
 

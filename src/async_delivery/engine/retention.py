@@ -16,7 +16,13 @@ from time import perf_counter
 from async_delivery import telemetry
 from async_delivery.domain.cleanup import CleanupDoneError, CleanupPausedError, Runner
 from async_delivery.domain.errors import AsyncDeliveryError, NoRoomError, StoreBusyError, UnavailableError
-from async_delivery.domain.retention import ExitCode, RetentionPolicy, RetentionReport, SectionCount
+from async_delivery.domain.retention import (
+    DEFAULT_JOBS_TTL_SECONDS,
+    ExitCode,
+    RetentionPolicy,
+    RetentionReport,
+    SectionCount,
+)
 from async_delivery.engine import cleanups
 from async_delivery.engine.runtime import Clock, StoreClock
 from async_delivery.storage.contract import Deleted, RetentionCount, Section, Store, Transaction
@@ -37,18 +43,21 @@ def cleanup_retention(
     store_file: str = "",
     stop: Stop = lambda: False,
     force: bool = False,
+    jobs_ttl_seconds: int | None = DEFAULT_JOBS_TTL_SECONDS,
 ) -> RetentionReport:
-    """Delete results and events of jobs that ended longer ago than the TTLs, or count them in a dry run.
+    """Delete results and events of jobs that ended longer ago than the TTLs, and then the jobs of which nothing of
+    that is kept any more; or count them in a dry run.
 
     now         the instant the TTLs are counted from (aware UTC); the store's clock where None
     store_file  how the report names the store
     stop        asked between batches; True ends the run, and the report says so
     force       go ahead although cleanups are paused
+    jobs_ttl_seconds   None keeps jobs for ever
     Raises ValidationError for a bad TTL, CleanupPausedError, StoreBusyError while another cleanup runs,
     UnavailableError if the store cannot be read; each before anything was deleted. Later faults are in the
     report's errors.
     """
-    policy = RetentionPolicy(results_ttl_seconds, events_ttl_seconds)
+    policy = RetentionPolicy(results_ttl_seconds, events_ttl_seconds, jobs_ttl_seconds)
     return run_cleanup(
         store,
         policy,
@@ -141,7 +150,9 @@ class _Sweep:
         self._tenants: dict[str, Counter[Section]] = defaultdict(Counter)
 
     def run(self) -> tuple[str, ...]:
-        for section in (Section.RESULTS, Section.EVENTS):
+        for section in Section:
+            if section is Section.JOBS and self._policy.jobs_ttl_seconds is None:
+                continue
             limit = _FIRST_BATCH
             while True:
                 try:
@@ -189,6 +200,7 @@ class _Sweep:
             found,
             results=section(Section.RESULTS, found.results),
             events=section(Section.EVENTS, found.events),
+            jobs=section(Section.JOBS, found.jobs),
             per_tenant=tenants,
         )
 
@@ -220,6 +232,7 @@ def _report(
         active_job_count=found.active_job_count,
         results=found.results,
         events=found.events,
+        jobs=found.jobs,
         per_tenant=found.per_tenant,
         errors=errors,
     )

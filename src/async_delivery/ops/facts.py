@@ -137,6 +137,8 @@ FACTS: Mapping[str, Told] = {
             "results_kept": _report(lambda report: report.results.kept_count),
             "events_deleted": _report(lambda report: report.events.delete_count),
             "events_kept": _report(lambda report: report.events.kept_count),
+            "jobs_deleted": _report(lambda report: report.jobs.delete_count),
+            "jobs_kept": _report(lambda report: report.jobs.kept_count),
             "errors": _report(lambda report: list(report.errors) or None),
         },
         "A cleanup ran; at level error if it did not get through.",

@@ -61,11 +61,12 @@ class Look:
 
 
 def _point(run: CleanupRun, section: Section) -> DeletePoint:
-    if section is Section.RESULTS:
-        return DeletePoint(
-            run.finished_at, run.results_deleted, run.results_kept, run.results_ttl_seconds or 0
-        )
-    return DeletePoint(run.finished_at, run.events_deleted, run.events_kept, run.events_ttl_seconds or 0)
+    deleted, kept, ttl_seconds = {
+        Section.RESULTS: (run.results_deleted, run.results_kept, run.results_ttl_seconds),
+        Section.EVENTS: (run.events_deleted, run.events_kept, run.events_ttl_seconds),
+        Section.JOBS: (run.jobs_deleted, run.jobs_kept, run.jobs_ttl_seconds),
+    }[section]
+    return DeletePoint(run.finished_at, deleted, kept, ttl_seconds or 0)
 
 
 class Looker:
@@ -115,6 +116,7 @@ class Looker:
 
     def _fresh(self) -> Look | None:
         now = self._rt.clock.now()
+        # Not the jobs' own: no signal judges by so long a past, and a look must not read it every few seconds.
         longest = max(self._policy.results_ttl_seconds, self._policy.events_ttl_seconds)
         since = now - timedelta(seconds=longest + 2 * STALL_MARGIN_SECONDS)
 
@@ -249,6 +251,8 @@ def _counts(run: CleanupRun) -> Iterator[Metric]:
         ("events_delete_count", "Events that the last cleanup deleted.", run.events_deleted),
         ("results_kept_count", "Results that the last cleanup kept.", run.results_kept),
         ("events_kept_count", "Events that the last cleanup kept.", run.events_kept),
+        ("jobs_delete_count", "Jobs that the last cleanup deleted whole.", run.jobs_deleted),
+        ("jobs_kept_count", "Jobs that the last cleanup kept, active ones too.", run.jobs_kept),
         (
             "skipped_missing_timestamp_count",
             "Rows that the last cleanup kept because an instant is missing or not valid.",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from async_delivery.domain.analysis import ANALYSIS_NAME
-from async_delivery.domain.duration import parse_duration
+from async_delivery.domain.duration import parse_duration, parse_ttl_seconds
 from async_delivery.domain.placement import check_labels
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -71,6 +71,11 @@ def span(low: float, high: float) -> Callable[[str], float]:
         return seconds
 
     return parse
+
+
+def parse_ttl_or_off(text: str) -> int | None:
+    """Whole seconds, or None for ``off``."""
+    return None if text.strip().lower() == "off" else parse_ttl_seconds(text)
 
 
 def parse_rate(text: str) -> float:

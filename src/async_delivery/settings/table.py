@@ -30,6 +30,7 @@ from async_delivery.settings.forms import (
     parse_ray_address,
     parse_switch,
     parse_text,
+    parse_ttl_or_off,
     parse_variable,
     span,
     whole,
@@ -74,6 +75,7 @@ class Settings:
     results_ttl_seconds: int = 604_800
     max_results_ttl_seconds: int = 31_536_000
     events_ttl_seconds: int = 259_200
+    jobs_ttl_seconds: int | None = 7_776_000
     cleanup_schedule: Schedule = HOURLY
     artifacts_dir: Path = Path("artifacts/async")
     artifacts_ttl_seconds: int = 2_592_000
@@ -307,6 +309,13 @@ SETTINGS: tuple[Setting, ...] = (
         "duration",
         parse_ttl_seconds,
         "How long events are kept after their job has ended.",
+        number=True,
+    ),
+    _row(
+        "jobs_ttl_seconds",
+        "duration or off",
+        parse_ttl_or_off,
+        "How long an ended job is kept, with the receipts of its results; never shorter than its results and events.",
         number=True,
     ),
     _row(

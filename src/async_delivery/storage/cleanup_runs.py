@@ -54,10 +54,13 @@ def record(tx: SqlReader, run: CleanupRun) -> None:
             "results_kept": run.results_kept,
             "events_deleted": run.events_deleted,
             "events_kept": run.events_kept,
+            "jobs_deleted": run.jobs_deleted,
+            "jobs_kept": run.jobs_kept,
             "skipped_missing_timestamp": run.skipped_missing_timestamp,
             "bytes": run.bytes,
             "results_ttl_seconds": run.results_ttl_seconds,
             "events_ttl_seconds": run.events_ttl_seconds,
+            "jobs_ttl_seconds": run.jobs_ttl_seconds,
             "report": cells.to_json_text(dict(run.report)),
         },
     )
@@ -86,10 +89,13 @@ def _to_run(row: cells.Row) -> CleanupRun:
         results_kept=found["results_kept"],
         events_deleted=found["events_deleted"],
         events_kept=found["events_kept"],
+        jobs_deleted=found["jobs_deleted"],
+        jobs_kept=found["jobs_kept"],
         skipped_missing_timestamp=found["skipped_missing_timestamp"],
         bytes=found["bytes"],
         results_ttl_seconds=found["results_ttl_seconds"],
         events_ttl_seconds=found["events_ttl_seconds"],
+        jobs_ttl_seconds=found["jobs_ttl_seconds"],
         report=orjson.loads(found["report"]),
     )
 

@@ -104,20 +104,22 @@ class InputFile:
 
 @dataclass(frozen=True, slots=True)
 class RetentionCount:
-    """The stock as a cleanup finds it, and its share by tenant: org_id -> {"results": n, "events": n}."""
+    """The stock as a cleanup finds it, and each tenant's share: org_id -> {"results": n, "events": n, "jobs": n}."""
 
     terminal_job_count: int
     active_job_count: int
     results: SectionCount
     events: SectionCount
+    jobs: SectionCount
     per_tenant: Mapping[str, Mapping[str, int]]
 
 
 class Section(StrEnum):
-    """What a cleanup deletes from."""
+    """What a cleanup deletes from, in this order: a job goes once nothing of the others is kept of it."""
 
     RESULTS = "results"
     EVENTS = "events"
+    JOBS = "jobs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +333,9 @@ class Transaction(Reader, Protocol):
         """Delete at most ``limit`` old rows. For cleanup: across tenants.
 
         The terminal and hold conditions are part of the DELETE itself. A deleted result leaves its row without
-        the body, as the receipt that answers 410; events are deleted from the front of each job's log.
+        the body, as the receipt that answers 410; events are deleted from the front of each job's log. A job goes
+        with all that belongs to it, receipts too, and with its uploaded file if no other job names that; never while
+        a result or an event of it is kept.
         """
 
     def record_cleanup(self, run: CleanupRun) -> None:

@@ -1,7 +1,8 @@
 """Cleanup of a document in place: what is old is cut out of the file, and every other byte of it stays.
 
 The rules are those of ``storage.retention``: only ended jobs, told by the job's end and the row's own instant, both of
-which must be valid; nothing of a held job. Where the document is not clear, rows are kept.
+which must be valid; nothing of a held job. A job goes, with all that belongs to it, once nothing of it stays but
+receipts of results. Where the document is not clear, rows are kept.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from async_delivery.storage.contract import RetentionCount
 from async_delivery.storage.conversion import require_unchanged
 from async_delivery.storage.document import Document, Place
 from async_delivery.storage.document_fields import Fields, RefusedRecord, instant_of
+from async_delivery.storage.document_going import cuts_of, cuts_with_jobs
 from async_delivery.storage.document_jobs import STATES, tenant_of
 from async_delivery.storage.document_scan import HELD_BYTES, Member, elements, hand_back
 from async_delivery.storage.replacing import Replacement
@@ -36,12 +38,13 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Owner:
-    """What matters of an ended job. ``old_results`` and ``old_events`` are None where its end is not known."""
+    """What matters of an ended job. What is old is None where its end is not known."""
 
     org_id: str
     held: bool
     old_results: bool | None
     old_events: bool | None
+    old_itself: bool | None
 
 
 @dataclass(slots=True)
@@ -55,14 +58,18 @@ class _Sums:
     held: int = 0
     cuts: list[Place] = field(default_factory=list)
 
-    def section(self) -> SectionCount:
+    @property
+    def size(self) -> int:
+        return sum(end - start for start, end in self.cuts)
+
+    def section(self, size: int | None = None) -> SectionCount:
         return SectionCount(
             total=self.total,
             eligible_terminal=self.eligible,
             delete_count=self.going,
             skipped_missing_timestamp=self.undated,
             held_count=self.held,
-            bytes=sum(end - start for start, end in self.cuts),
+            bytes=self.size if size is None else size,
         )
 
 
@@ -76,9 +83,14 @@ class DocumentCleanup:
         self._tenants: dict[str, Counter[str]] = defaultdict(Counter)
         self._ended: dict[str, _Owner] = {}
         self._active = 0
+        # Jobs of which something stays, or something is not clear, so that they stay themselves.
+        self._staying: set[str] = set()
+        self._input_of: dict[str, str] = {}
+        self._events_of: dict[str, list[Place]] = {}
         self._sort_jobs()
         self._results = self._of_results()
         self._events = self._of_events()
+        self._jobs = self._of_jobs()
 
     def count(self) -> RetentionCount:
         """What goes and what stays."""
@@ -87,8 +99,10 @@ class DocumentCleanup:
             active_job_count=self._active,
             results=self._results.section(),
             events=self._events.section(),
+            jobs=self._jobs.section(size=self._jobs.size - self._results.size - self._events.size),
             per_tenant={
-                org: {"results": it["results"], "events": it["events"]} for org, it in self._tenants.items()
+                org: {name: it[name] for name in ("results", "events", "jobs")}
+                for org, it in self._tenants.items()
             },
         )
 
@@ -96,7 +110,7 @@ class DocumentCleanup:
         """Put a document without what goes in the place of this one; nothing happens if nothing goes.
 
         Raises StoppedError, StoreFileError; the document is as it was then."""
-        cuts = sorted(self._results.cuts + self._events.cuts)
+        cuts = sorted(self._jobs.cuts)
         if not cuts:
             return
         with Replacement(self._document.path) as new:
@@ -109,9 +123,12 @@ class DocumentCleanup:
         document = self._document
         unclear = {stray.record_id for stray in document.strays() if stray.kind is Kind.JOBS}
         cutoff = self._policy.events_cutoff(self._now)
+        jobs_cutoff = self._policy.jobs_cutoff(self._now)
         for job_id in document.job_ids():
             self._go_on()
             record = _value(document, document.job(job_id))
+            if isinstance(record, dict) and isinstance(input_id := record.get("input_id"), str):
+                self._input_of[job_id] = input_id
             if job_id in unclear or not isinstance(record, dict) or not _ended(record):
                 self._active += 1
                 continue
@@ -121,6 +138,7 @@ class DocumentCleanup:
                 held=record.get("held") is True or record.get("legal_hold") is True,
                 old_results=None if ended_at is None else self._results_over(record, ended_at),
                 old_events=None if ended_at is None else ended_at <= cutoff,
+                old_itself=None if ended_at is None else jobs_cutoff is not None and ended_at <= jobs_cutoff,
             )
 
     def _results_over(self, record: dict[str, Any], ended_at: datetime) -> bool:
@@ -143,14 +161,16 @@ class DocumentCleanup:
             self._go_on()
             record = _value(self._document, Place(member.start, member.end))
             job_id = record.get("job_id") if isinstance(record, dict) else None
+            if isinstance(job_id, str) and member.key in unclear:
+                self._staying.add(job_id)
             if isinstance(record, dict) and record.get("deleted_at") is not None:
                 return False  # the receipt of one that has gone already
             sums.total += 1
             owner = self._ended.get(job_id) if isinstance(job_id, str) else None
-            if owner is None or member.key in unclear:
+            if owner is None or not isinstance(job_id, str) or member.key in unclear:
                 return False
             at = instant_of(record.get("created_at")) if isinstance(record, dict) else None
-            return self._judge("results", sums, owner, owner.old_results, at)
+            return self._judge("results", sums, job_id, owner.old_results, at)
 
         sums.cuts = cuts_of(place, self._document.section("results"), goes)
         return sums
@@ -163,27 +183,62 @@ class DocumentCleanup:
             given = _value(self._document, place)
             if not isinstance(given, list):
                 sums.total += 1
+                self._staying.add(member.key)
                 continue
             sums.total += len(given)
             owner = self._ended.get(member.key)
             if owner is None or self._document.events_of(member.key) != place:
+                self._staying.add(member.key)
                 continue
             verdicts = [
-                self._judge("events", sums, owner, owner.old_events, _occurred_at(record)) for record in given
+                self._judge("events", sums, member.key, owner.old_events, _occurred_at(record))
+                for record in given
             ]
             if any(verdicts):
                 going = iter(verdicts)
                 found = elements(self._document.buffer, member.start)
-                sums.cuts += cuts_of(place, found, lambda _, going=going: next(going))  # type: ignore[misc]
+                cuts = cuts_of(place, found, lambda _, going=going: next(going))  # type: ignore[misc]
+                self._events_of[member.key] = cuts
+                sums.cuts += cuts
         return sums
 
-    def _judge(self, name: str, sums: _Sums, owner: _Owner, old: bool | None, at: datetime | None) -> bool:
+    def _of_jobs(self) -> _Sums:
+        """The jobs that go, and the spans of all that goes: by itself, or with its job."""
+        sums = _Sums(
+            total=len(self._ended) + self._active,
+            eligible=len(self._ended),
+            cuts=[*self._results.cuts, *self._events.cuts],
+        )
+        for stray in self._document.strays():
+            if stray.kind is Kind.NOTIFICATIONS:
+                record = _value(self._document, stray.place)
+                self._staying.add(str(record.get("job_id")) if isinstance(record, dict) else "")
+        going = set()
+        for job_id, owner in self._ended.items():
+            if owner.old_itself is None:
+                sums.undated += 1
+            elif owner.old_itself and job_id not in self._staying:
+                if owner.held:
+                    sums.held += 1
+                    continue
+                going.add(job_id)
+                self._tenants[owner.org_id]["jobs"] += 1
+        sums.going = len(going)
+        if going:
+            self._go_on()
+            sums.cuts = cuts_with_jobs(
+                self._document, going, self._results.cuts, self._events_of, self._input_of
+            )
+        return sums
+
+    def _judge(self, name: str, sums: _Sums, job_id: str, old: bool | None, at: datetime | None) -> bool:
         """Whether a row of an ended job goes."""
+        owner = self._ended[job_id]
         sums.eligible += 1
         if old is None or at is None:
             sums.undated += 1
-            return False
-        if not old:
+        if not old or at is None:
+            self._staying.add(job_id)
             return False
         if owner.held:
             sums.held += 1
@@ -215,33 +270,6 @@ class DocumentCleanup:
                     hand_back(buffer)
                     copied = 0
             position = end
-
-
-def cuts_of(container: Place, members: Iterable[Member], goes: Callable[[Member], bool]) -> list[Place]:
-    """The spans to cut out of an object or list so that the members that go are gone with their commas."""
-    cuts: list[Place] = []
-    kept, before, first = False, 0, None
-    for member in members:
-        if goes(member):
-            if kept:
-                _cut(cuts, before, member.end)
-            elif first is None:
-                first = member.at
-        elif not kept:
-            kept = True
-            if first is not None:
-                _cut(cuts, first, member.at)
-        before = member.end
-    if first is not None and not kept:
-        _cut(cuts, container.start + 1, container.end - 1)
-    return cuts
-
-
-def _cut(cuts: list[Place], start: int, end: int) -> None:
-    if cuts and cuts[-1].end == start:
-        cuts[-1] = Place(cuts[-1].start, end)
-    else:
-        cuts.append(Place(start, end))
 
 
 def _value(document: Document, place: Place) -> Any:

@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.expression import ClauseElement
 
 from async_delivery.domain.retention import RetentionPolicy, SectionCount
-from async_delivery.storage import cells
+from async_delivery.storage import cells, retention_jobs
 from async_delivery.storage.contract import Deleted, RetentionCount
 from async_delivery.storage.dialects import ONE, ZERO, AnySelect, byte_length, is_one_of, param, valid_instant
 from async_delivery.storage.tables import (
@@ -131,7 +131,7 @@ def count(reader: SqlReader, policy: RetentionPolicy, now: datetime) -> Retentio
         return int(reader.run(statement, {}).fetchone()[0])
 
     at = cells.to_micros(now)
-    tenants: dict[str, dict[str, int]] = defaultdict(lambda: {"results": 0, "events": 0})
+    tenants: dict[str, dict[str, int]] = defaultdict(lambda: {"results": 0, "events": 0, "jobs": 0})
 
     def section(name: str, statement: ClauseElement, cutoff: datetime, active: int) -> SectionCount:
         sums: Counter[str] = Counter()
@@ -153,11 +153,16 @@ def count(reader: SqlReader, policy: RetentionPolicy, now: datetime) -> Retentio
     active_results = number(RESULTS_OF_QUEUED) + number(RESULTS_OF_LEASED)
     active_events = number(EVENTS_OF_QUEUED) + number(EVENTS_OF_LEASED)
     active_jobs = number(COUNT_QUEUED) + number(COUNT_LEASED)
+    terminal = number(COUNT_JOBS) - active_jobs
+    jobs_found, jobs_of_tenants = retention_jobs.count_jobs(reader, policy, now, terminal, active_jobs)
+    for org_id, going in jobs_of_tenants.items():
+        tenants[org_id]["jobs"] = going
     return RetentionCount(
-        terminal_job_count=number(COUNT_JOBS) - active_jobs,
+        terminal_job_count=terminal,
         active_job_count=active_jobs,
         results=section("results", COUNT_RESULTS, policy.results_cutoff(now), active_results),
         events=section("events", COUNT_EVENTS, policy.events_cutoff(now), active_events),
+        jobs=jobs_found,
         per_tenant=dict(tenants),
     )
 

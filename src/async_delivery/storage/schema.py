@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Oldest first; a database with any other revision was made by a newer version of the program.
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 HEAD = REVISIONS[-1]
 
 # "ADel" in the header of an SQLite file: says that the file is ours before anything in it is read.

@@ -18,7 +18,7 @@ from sqlalchemy.sql.expression import ClauseElement
 from async_delivery.domain.instant import parse_instant
 from async_delivery.domain.job import TERMINAL, JobStatus
 from async_delivery.domain.retention import RetentionPolicy
-from async_delivery.storage import cells, retention
+from async_delivery.storage import cells, retention, retention_jobs
 from async_delivery.storage.contract import Section, Stock, StoreFacts
 from async_delivery.storage.dialects import ONE, ZERO, AnySelect, param, valid_instant
 from async_delivery.storage.tables import (
@@ -137,6 +137,8 @@ _BACKLOG_OF_EVENTS = _bounded(
     )
 )
 
+_BACKLOG_OF_JOBS = tuple(_bounded(each) for each in retention_jobs.PARTS)
+
 
 def backlog(reader: SqlReader, policy: RetentionPolicy, now: datetime, at_most: int) -> Mapping[Section, int]:
     """See ``contract.Reader.backlog``."""
@@ -144,9 +146,12 @@ def backlog(reader: SqlReader, policy: RetentionPolicy, now: datetime, at_most: 
     of_results = {"now": at, "cutoff": cells.to_micros(policy.results_cutoff(now)), "at_most": at_most}
     of_events = {"cutoff": cells.to_micros(policy.events_cutoff(now)), "at_most": at_most}
     old_results = sum(_value(reader, statement, of_results) for statement in _BACKLOG_OF_RESULTS)
+    of_jobs = {**retention_jobs.times(policy, now), "held": 0, "at_most": at_most}
+    old_jobs = sum(_value(reader, statement, of_jobs) for statement in _BACKLOG_OF_JOBS)
     return {
         Section.RESULTS: min(at_most, old_results),
         Section.EVENTS: _value(reader, _BACKLOG_OF_EVENTS, of_events),
+        Section.JOBS: min(at_most, old_jobs),
     }
 
 

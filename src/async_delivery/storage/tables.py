@@ -48,6 +48,8 @@ IS_TERMINAL = "status IN ('completed', 'failed', 'canceled')"
 IS_ENDED = "status NOT IN ('queued', 'running', 'partial')"
 HAS_RESULTS = f"results_kept = 1 AND {IS_ENDED}"
 HAS_EVENTS = f"events_kept = 1 AND {IS_ENDED}"
+# Of these only the job itself is left, with what belongs to it: a cleanup deletes it whole, once it is old enough.
+IS_EMPTIED = f"results_kept = 0 AND events_kept = 0 AND {IS_ENDED}"
 IS_IN_APP = "channel = 'in_app'"
 # When the job ended; for a job with a TTL of its own, when its results are over.
 RESULTS_CLOCK = "finished_at + ttl_requested * results_ttl_seconds * 1000000"
@@ -198,6 +200,14 @@ jobs = Table(
         "finished_at",
         sqlite_where=text(HAS_EVENTS),
         postgresql_where=text(HAS_EVENTS),
+    ),
+    # A job enters it when cleanup has taken its last result or event, so submitting and running pay nothing for it.
+    Index(
+        "jobs_emptied",
+        "held",
+        "finished_at",
+        sqlite_where=text(IS_EMPTIED),
+        postgresql_where=text(IS_EMPTIED),
     ),
 )
 
@@ -417,6 +427,10 @@ cleanup_runs = Table(
     Column("results_ttl_seconds", BigInteger),
     Column("events_ttl_seconds", BigInteger),
     Column("report", Text, nullable=False),
+    # With defaults, for servers of the version before that still write to the same database.
+    Column("jobs_deleted", BigInteger, nullable=False, server_default=text("0")),
+    Column("jobs_kept", BigInteger, nullable=False, server_default=text("0")),
+    Column("jobs_ttl_seconds", BigInteger),
     CheckConstraint("exit_code BETWEEN 0 AND 3", name="exit_code"),
     Index("cleanup_runs_by_end", "finished_at", "run_id"),
 )

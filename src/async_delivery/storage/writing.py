@@ -18,7 +18,16 @@ from async_delivery.domain.lifecycle import Change
 from async_delivery.domain.retention import RetentionPolicy
 from async_delivery.domain.tenant import OrgId
 from async_delivery.domain.transfer import JobBundle
-from async_delivery.storage import cells, cleanup_runs, dispatch, job_rows, retention, rows, transfer
+from async_delivery.storage import (
+    cells,
+    cleanup_runs,
+    dispatch,
+    job_rows,
+    retention,
+    retention_jobs,
+    rows,
+    transfer,
+)
 from async_delivery.storage import statements as sql
 from async_delivery.storage.contract import (
     IDEMPOTENCY_TTL_SECONDS,
@@ -252,7 +261,9 @@ class SqlTransaction(SqlReader):
     def delete_old(self, section: Section, policy: RetentionPolicy, now: datetime, limit: int) -> Deleted:
         if section is Section.RESULTS:
             return retention.delete_results(self, policy, now, limit)
-        return retention.delete_events(self, policy, now, limit)
+        if section is Section.EVENTS:
+            return retention.delete_events(self, policy, now, limit)
+        return retention_jobs.delete_jobs(self, policy, now, limit)
 
     def record_cleanup(self, run: CleanupRun) -> None:
         cleanup_runs.record(self, run)

@@ -79,7 +79,13 @@ def _nothing_deleted(found: RetentionCount) -> RetentionCount:
     def kept(section: SectionCount) -> SectionCount:
         return replace(section, delete_count=0, bytes=0)
 
-    return replace(found, results=kept(found.results), events=kept(found.events), per_tenant={})
+    return replace(
+        found,
+        results=kept(found.results),
+        events=kept(found.events),
+        jobs=kept(found.jobs),
+        per_tenant={},
+    )
 
 
 def _report(
@@ -101,6 +107,7 @@ def _report(
         active_job_count=found.active_job_count,
         results=found.results,
         events=found.events,
+        jobs=found.jobs,
         per_tenant=found.per_tenant,
         errors=errors,
     )

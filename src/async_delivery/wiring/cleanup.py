@@ -48,7 +48,9 @@ def cleanup_chore(
     Of several servers on one store one cleans up at each time, whichever comes first; the others see that it was done.
     """
     schedule = settings.cleanup_schedule
-    policy = RetentionPolicy(settings.results_ttl_seconds, settings.events_ttl_seconds)
+    policy = RetentionPolicy(
+        settings.results_ttl_seconds, settings.events_ttl_seconds, settings.jobs_ttl_seconds
+    )
 
     def run_once(rt: Runtime, now: datetime) -> RetentionReport | None:
         if (lead := leads_by()) is not None:

@@ -30,7 +30,9 @@ class StoreFileAtHand:
     def __init__(self, settings: Settings) -> None:
         self.name = str(settings.store_file)
         self._store_file = settings.store_file
-        self._policy = RetentionPolicy(settings.results_ttl_seconds, settings.events_ttl_seconds)
+        self._policy = RetentionPolicy(
+            settings.results_ttl_seconds, settings.events_ttl_seconds, settings.jobs_ttl_seconds
+        )
 
     def has_job(self, org_id: str, job_id: str) -> bool:
         self._must_be_here()
@@ -80,6 +82,7 @@ def smoke(
             store=StoreFileAtHand(settings) if retention else None,
             results_ttl_seconds=settings.results_ttl_seconds,
             events_ttl_seconds=settings.events_ttl_seconds,
+            jobs_ttl_seconds=settings.jobs_ttl_seconds,
             artifacts_dir=settings.artifacts_dir,
             timeout_seconds=timeout_seconds,
             live_cleanup=live_cleanup,

@@ -69,7 +69,9 @@ def observer_settings(
     folder: Path | None = settings.store_file.parent if rt.store.exclusive else None
     return ObserverSettings(
         version=__version__,
-        retention=RetentionPolicy(settings.results_ttl_seconds, settings.events_ttl_seconds),
+        retention=RetentionPolicy(
+            settings.results_ttl_seconds, settings.events_ttl_seconds, settings.jobs_ttl_seconds
+        ),
         cleanup_interval_seconds=cleanup_interval_seconds,
         max_queued_seconds=max_queued_seconds,
         min_free_bytes=settings.ready_min_free_bytes,

@@ -70,7 +70,11 @@ def run_smoke(plan: Plan, done: Callable[[Check], None] = lambda _check: None) -
         "job_id": reads.job_id,
         "result_id": reads.result_id,
         "store_file": plan.store.name if plan.store else None,
-        "ttl_seconds": {"results": plan.results_ttl_seconds, "events": plan.events_ttl_seconds},
+        "ttl_seconds": {
+            "results": plan.results_ttl_seconds,
+            "events": plan.events_ttl_seconds,
+            "jobs": plan.jobs_ttl_seconds,
+        },
         "retention_artefacts": {name: str(path) for name, path in retention.paths.items()},
         "checks": [check.to_json() for check in checklist.checks],
     }

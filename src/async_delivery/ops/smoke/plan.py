@@ -33,6 +33,7 @@ class Plan:
 
     org_id              None: no tenant header is sent
     store               None: the steps of the cleanup are skipped
+    jobs_ttl_seconds    None: jobs are kept for ever
     timeout_seconds     how long the job of smoke staging may take
     live_cleanup        smoke staging: clean up for real, twice
     maintenance_window  smoke prod: the window is released
@@ -46,6 +47,7 @@ class Plan:
     store: StoreAtHand | None
     results_ttl_seconds: int
     events_ttl_seconds: int
+    jobs_ttl_seconds: int | None
     artifacts_dir: Path
     timeout_seconds: float = 30.0
     live_cleanup: bool = False

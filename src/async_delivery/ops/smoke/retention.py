@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from async_delivery.domain.errors import AsyncDeliveryError
-from async_delivery.domain.smoke import implausible, report_fault
+from async_delivery.domain.smoke import SECTIONS, implausible, report_fault
 from async_delivery.ops.artefacts import read_artefact, write_json
 from async_delivery.ops.checks import CheckFailed, CheckSkipped
 from async_delivery.ops.probe import shown_url
@@ -55,7 +55,7 @@ class Retention:
     def again(self) -> str:
         """The same cleanup a second time, counted from the same instant: what became old since is not its business."""
         second = self._clean_up("retention_idempotent", self._store(), dry_run=False)
-        for name in ("results", "events"):
+        for name in SECTIONS:
             if deleted := second[name]["delete_count"]:
                 raise CheckFailed(
                     f"the second run deleted {deleted} {name} that the first one should have; compare"
@@ -71,7 +71,7 @@ class Retention:
                 f"{fault}; compare {self.paths['retention_dry_run']} with {self.paths['retention_live']},"
                 " then TTLs and clocks"
             )
-        skipped = sum(self._live[name]["skipped_missing_timestamp"] for name in ("results", "events"))
+        skipped = sum(self._live[name]["skipped_missing_timestamp"] for name in SECTIONS)
         return f"{_counts(self._live, 'deleted')} as the dry run counted, skipped_missing_timestamp {skipped}"
 
     # ------------------------------------------------------------ one cleanup
@@ -102,7 +102,6 @@ class Retention:
 
 def _counts(report: dict[str, Any], verb: str) -> str:
     parts = [
-        f"{report[name]['delete_count']} {name} (kept {report[name]['kept_count']})"
-        for name in ("results", "events")
+        f"{report[name]['delete_count']} {name} (kept {report[name]['kept_count']})" for name in SECTIONS
     ]
-    return f"{verb} {' and '.join(parts)}"
+    return f"{verb} {', '.join(parts[:-1])} and {parts[-1]}"

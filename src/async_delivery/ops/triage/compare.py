@@ -128,9 +128,10 @@ def _look_for_undated_rows(by_kind: dict[ArtefactKind, list[Artefact]], notes: N
     if not runs:
         return
     last = runs[-1]
-    before = skipped_rows(runs[-2].body) if len(runs) > 1 else 0
-    now = skipped_rows(last.body)
-    notes.fact("artefacts", "skipped_missing_timestamp", now)
+    earlier = runs[-2].body if len(runs) > 1 else None
+    before = skipped_rows(earlier)
+    now = skipped_rows(last.body, like=earlier)
+    notes.fact("artefacts", "skipped_missing_timestamp", skipped_rows(last.body))
     if now > before:
         notes.found(
             Fault.ROWS_WITHOUT_TIMESTAMP,
