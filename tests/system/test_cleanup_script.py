@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from async_delivery.domain.job import JobId
-from async_delivery.domain.tenant import DEFAULT_ORG
 from async_delivery.storage.contract import Transaction
+from async_delivery.storage.sqlite_files import lock_path
+from async_delivery.storage.storefile import read_store_file
 from async_delivery.wiring.stores import open_for_cleanup
 from tests.system.live import CHECKOUT, DEADLINE_SECONDS, LiveServer, eventually, run_command
 
@@ -25,7 +25,9 @@ pytestmark = pytest.mark.slow
 
 SCRIPT = CHECKOUT / "scripts/run_async_retention_cleanup.py"
 # Several batches of partial results.
-STAGES = 1_000
+STAGES = 300
+# The byte of the lock file that the next writer holds; see storage.locks.
+TURNSTILE = 1 << 30
 ALL = ("--results-ttl-seconds", "0", "--events-ttl-seconds", "0")
 SECTION = {
     *("total", "eligible_terminal", "delete_count", "kept_count", "skipped_missing_timestamp"),
@@ -301,7 +303,7 @@ def test_while_another_cleanup_runs_a_second_one_is_exit_code_3(folder: Path) ->
 def test_a_signal_stops_it_between_batches_and_what_was_committed_is_reported(
     server: LiveServer, number: signal.Signals
 ) -> None:
-    job_id = JobId(server.ended(server.submit(stages=STAGES, stage_seconds=0))["job_id"])
+    server.ended(server.submit(stages=STAGES, stage_seconds=0))
     server.stop()
     stock = json.loads(clean_up(server.folder, *ALL, "--dry-run").stdout)
     assert stock["results"]["delete_count"] == STAGES + 1
@@ -314,16 +316,13 @@ def test_a_signal_stops_it_between_batches_and_what_was_committed_is_reported(
             text=True,
         )
 
-        def stop_after_a_batch(tx: Transaction) -> bool:
-            """Writers take turns, so this stands between two batches of the script."""
-            if len(tx.list_results(DEFAULT_ORG, job_id)) == STAGES + 1:
-                return False
+        def stop_at_the_first_batch(_: Transaction) -> None:
+            """Whoever waits for this writer keeps the turnstile, and the first thing the script writes is a batch."""
+            eventually(lambda: waits_to_write(server.store_file), "the script has no batch to write")
             process.send_signal(number)
             eventually(lambda: not pending_signals(process.pid), "the signal is not delivered")
-            return True
 
-        while not store.write(stop_after_a_batch):
-            assert process.poll() is None
+        store.write(stop_at_the_first_batch)
         out, err = process.communicate(timeout=DEADLINE_SECONDS)
 
     assert process.returncode == 2, err
@@ -335,6 +334,15 @@ def test_a_signal_stops_it_between_batches_and_what_was_committed_is_reported(
     rest = json.loads(clean_up(server.folder, *ALL).stdout)
     for kind in ("results", "events"):
         assert report[kind]["delete_count"] + rest[kind]["delete_count"] == stock[kind]["delete_count"]
+
+
+def waits_to_write(store_file: Path) -> bool:
+    """True if somebody has passed the turnstile of the store and not begun to write; seen in the kernel's table."""
+    inode = lock_path(read_store_file(store_file).database_path).stat().st_ino
+    rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return any(
+        row[5].endswith(f":{inode}") and int(row[6]) == TURNSTILE for row in rows if row[1] == "OFDLCK"
+    )
 
 
 def pending_signals(pid: int) -> bool:
