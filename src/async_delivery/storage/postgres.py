@@ -6,14 +6,12 @@ what other processes do in ``postgres_pulse``, and making and migrating in ``pos
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
 
@@ -22,17 +20,18 @@ from async_delivery.domain.errors import StoreBusyError, UnavailableError
 from async_delivery.storage import postgres_info
 from async_delivery.storage.contract import Reader, Signal, StoreInfo, Transaction
 from async_delivery.storage.counts import counts
+from async_delivery.storage.listeners import Listener, Listeners
 from async_delivery.storage.mode import Mode
 from async_delivery.storage.postgres_clock import DatabaseClock
 from async_delivery.storage.postgres_connect import Limits
 from async_delivery.storage.postgres_pool import DEFAULT_CONNECTIONS, Connections
 from async_delivery.storage.postgres_pulse import Pulse
 from async_delivery.storage.postgres_session import (
-    TEXTS,
     PostgresReader,
     PostgresTransaction,
     Session,
 )
+from async_delivery.storage.postgres_together import TEXTS
 from async_delivery.storage.postgres_trouble import (
     has_collided,
     is_broken,
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
     from async_delivery.storage.postgres_connect import Connection
 
 T = TypeVar("T")
-Listener = Callable[[Signal], Any]
 
 # Collisions are settled by chance; so many in a row are no chance any more.
 _MAX_COLLISIONS = 8
@@ -90,8 +88,7 @@ class PostgresStore:
         # Every connection may have been lost with a restart of the database, and each is met once.
         self._attempts = connections + 1
         self._busy = threading.local()
-        self._listeners_lock = threading.Lock()
-        self._listeners: tuple[Listener, ...] = ()
+        self._listeners = Listeners()
         self._clock = DatabaseClock()
         self._pulse: Pulse | None = None
         try:
@@ -194,28 +191,14 @@ class PostgresStore:
 
     # ------------------------------------------------------------ signals
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        with self._listeners_lock:
-            self._listeners = (*self._listeners, listener)
-
-        def stop() -> None:
-            with self._listeners_lock:
-                self._listeners = tuple(other for other in self._listeners if other is not listener)
-
-        return stop
+        return self._listeners.add(listener)
 
     def _tell(self, signal: Signal) -> None:
         was_writing, self._busy.writing = getattr(self._busy, "writing", False), True
         try:
-            self._tell_all(signal)
+            self._listeners.tell(signal)
         finally:
             self._busy.writing = was_writing
-
-    def _tell_all(self, signal: Signal) -> None:
-        for listener in self._listeners:
-            try:
-                listener(signal)
-            except Exception as exc:  # noqa: BLE001  a broken listener must not stop every write of the process
-                sys.stderr.write(f"a subscriber of the store failed: {exc!r}\n")
 
     # ------------------------------------------------------------ the rest
     @property
@@ -312,6 +295,5 @@ class CleanupPlace:
         connection, self._connection = self._connection, None
         if connection is not None:
             # Not by closing alone: the server would give the place up only some time after we have gone on.
-            with suppress(psycopg.Error):
-                connection.execute(b"ROLLBACK")
+            self._connections.end(connection)
             connection.close()

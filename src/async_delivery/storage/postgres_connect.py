@@ -93,3 +93,9 @@ def store_id_of(connection: Connection) -> str | None:
     """Which store the database holds; None if the table lacks it."""
     row = connection.execute(STORE_ID.encode()).fetchone()
     return None if row is None else str(row[0])
+
+
+def first_line(exc: BaseException) -> str:
+    """What ``exc`` says, without the driver's hints and excerpts; its kind if it says nothing."""
+    said = str(exc).strip()
+    return said.splitlines()[0] if said else type(exc).__name__

@@ -53,8 +53,8 @@ def create_database(path: Path, url: str, facts: Mapping[str, str]) -> str:
                 found = identify(connection)
     except psycopg.errors.InsufficientPrivilege as exc:
         raise StoreFileError(
-            f"{path}: the role may not make the schema {POSTGRESQL_SCHEMA} ({_first_line(exc)}); let its owner run:"
-            f" CREATE SCHEMA {POSTGRESQL_SCHEMA} AUTHORIZATION the_role"
+            f"{path}: the role may not make the schema {POSTGRESQL_SCHEMA} ({postgres_connect.first_line(exc)});"
+            f" let its owner run: CREATE SCHEMA {POSTGRESQL_SCHEMA} AUTHORIZATION the_role"
         ) from exc
     except psycopg.Error as exc:
         raise _unusable(path, exc) from exc
@@ -136,11 +136,6 @@ def _bring_up_to_date(path: Path, conninfo: str, mode: Mode, found: Found) -> No
 
 def _unusable(path: Path, exc: Exception) -> StoreFileError:
     return StoreFileError(
-        f"{path}: the database cannot be used: {_first_line(exc)}; is PostgreSQL running, and do host, user and"
-        " password (PGPASSFILE, PGPASSWORD) fit?"
+        f"{path}: the database cannot be used: {postgres_connect.first_line(exc)}; is PostgreSQL running, and do"
+        " host, user and password (PGPASSFILE, PGPASSWORD) fit?"
     )
-
-
-def _first_line(exc: Exception) -> str:
-    said = str(exc).strip()
-    return said.splitlines()[0] if said else type(exc).__name__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
@@ -16,16 +15,14 @@ from sqlalchemy.sql.expression import ClauseElement
 from async_delivery.domain.job import Job
 from async_delivery.storage import job_rows
 from async_delivery.storage import statements as sql
-from async_delivery.storage.dialects import POSTGRESQL, POSTGRESQL_SCHEMA, Texts
-from async_delivery.storage.postgres_together import params_of, text_of
+from async_delivery.storage.dialects import POSTGRESQL_SCHEMA, Texts
+from async_delivery.storage.postgres_together import PARAMETER, params_of, text_of
 from async_delivery.storage.reading import STREAMED_ROWS, Cursor, SqlReader
 from async_delivery.storage.schema import APPLICATION_ID, LOCK_CLAIMS
 from async_delivery.storage.writing import SqlTransaction, Write
 
 if TYPE_CHECKING:
     from async_delivery.storage.postgres_connect import Connection
-
-TEXTS = Texts(POSTGRESQL)
 
 _SIZE = f"""
 SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c
@@ -42,16 +39,13 @@ WHERE NOT convalidated AND connamespace = to_regnamespace('{POSTGRESQL_SCHEMA}')
 _names = count(1)
 
 
-_PARAMETER = re.compile(r"%\((\w+)\)s")
-
-
 @cache
 def _numbered(text: str) -> tuple[bytes, tuple[str, ...]]:
     """A statement with the server's own placeholders, and the names of its parameters in their order.
 
     Done once: the driver would look through the text again for each execution of a statement as long as these."""
     names: dict[str, int] = {}
-    numbered = _PARAMETER.sub(lambda found: f"${names.setdefault(found[1], len(names) + 1)}", text)
+    numbered = PARAMETER.sub(lambda found: f"${names.setdefault(found[1], len(names) + 1)}", text)
     return numbered.replace("%%", "%").encode(), tuple(names)
 
 

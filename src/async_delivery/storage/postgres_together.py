@@ -20,10 +20,9 @@ from async_delivery.storage.writing import Write
 _INSERT = re.compile(
     r"(?P<head>INSERT INTO \S+ \([^)]*\)) VALUES \((?P<values>.*?)\)(?P<tail>\s+RETURNING .*)?", re.DOTALL
 )
-_NAME = re.compile(r"%\((\w+)\)s")
+PARAMETER = re.compile(r"%\((\w+)\)s")
 
-
-_TEXTS = Texts(POSTGRESQL)
+TEXTS = Texts(POSTGRESQL)
 
 
 @cache
@@ -34,7 +33,7 @@ def text_of(statements: tuple[ClauseElement, ...]) -> str:
     parts = []
     key = ""
     for place, statement in enumerate(statements):
-        text = _TEXTS[statement]
+        text = TEXTS[statement]
         if place == 0:
             text += " RETURNING 1"
         elif statement is sql.INSERT_BODY:
@@ -45,7 +44,9 @@ def text_of(statements: tuple[ClauseElement, ...]) -> str:
             text += " AND EXISTS (SELECT FROM w0)"
         if statement is sql.INSERT_RESULT:
             key = f"w{place}"
-        parts.append(f"w{place} AS ({_NAME.sub(lambda found, place=place: f'%({place}_{found[1]})s', text)})")  # type: ignore[misc]
+        parts.append(
+            f"w{place} AS ({PARAMETER.sub(lambda found, place=place: f'%({place}_{found[1]})s', text)})"
+        )  # type: ignore[misc]
     return f"WITH {', '.join(parts)} SELECT count(*) FROM w0"  # noqa: S608  texts of our own
 
 

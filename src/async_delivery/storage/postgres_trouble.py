@@ -9,6 +9,7 @@ from psycopg import errors
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from async_delivery.domain.errors import UnavailableError
+from async_delivery.storage.postgres_connect import first_line
 
 # Nothing was kept, and the same once more may well succeed.
 _COLLIDED = (errors.SerializationFailure, errors.DeadlockDetected)
@@ -82,16 +83,11 @@ def _reason(exc: BaseException, failure: BaseException | None = None) -> str:
             " target_session_attrs=read-write"
         )
     if isinstance(exc, errors.DiskFull):
-        return f"{_first_line(exc)}; free some space on the database's disk"
+        return f"{first_line(exc)}; free some space on the database's disk"
     if isinstance(exc, errors.QueryCanceled | errors.LockNotAvailable):
-        return f"{_first_line(exc)} (statement_timeout and lock_timeout bound every statement)"
+        return f"{first_line(exc)} (statement_timeout and lock_timeout bound every statement)"
     if isinstance(exc, errors.IdleInTransactionSessionTimeout):
         return "a transaction was left idle for too long (idle_in_transaction_session_timeout)"
     if isinstance(exc, _GONE):
-        return f"{_first_line(exc)}; was it dropped, restored, or its rights changed? See: async-delivery store info"
-    return _first_line(exc)
-
-
-def _first_line(exc: BaseException) -> str:
-    said = str(exc).strip()
-    return said.splitlines()[0] if said else type(exc).__name__
+        return f"{first_line(exc)}; was it dropped, restored, or its rights changed? See: async-delivery store info"
+    return first_line(exc)

@@ -7,14 +7,12 @@ is asked and written is in ``reading`` and ``writing``.
 from __future__ import annotations
 
 import sqlite3
-import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from async_delivery.domain.errors import NoRoomError, UnavailableError
 from async_delivery.domain.lifecycle import Change
@@ -23,6 +21,7 @@ from async_delivery.domain.tenant import OrgId
 from async_delivery.storage.ballast import Ballast
 from async_delivery.storage.contract import Reader, Signal, StoreInfo, Transaction
 from async_delivery.storage.dialects import Texts
+from async_delivery.storage.listeners import Listener, Listeners
 from async_delivery.storage.locks import CleanupLock, LockFile
 from async_delivery.storage.sqlite_files import BUSY_SECONDS, connect_writer, lock_path
 from async_delivery.storage.sqlite_info import DURABILITY, describe
@@ -33,7 +32,6 @@ from async_delivery.storage.writer import Writer
 from async_delivery.storage.writing import SqlTransaction, Write
 
 T = TypeVar("T")
-Listener = Callable[[Signal], Any]
 
 
 class SqliteTransaction(SqliteReader, SqlTransaction):
@@ -190,13 +188,12 @@ class SqliteStore:
         self._path, self._lock, self._revision = path, lock, revision
         standing = Standing(path, None if lock is None else (lock.path, lock.identity))
         self._readers = Readers(path, standing, may_rest=lock is None)
-        self._listeners_lock = threading.Lock()
-        self._listeners: tuple[Listener, ...] = ()
+        self._listeners = Listeners()
         self._writer: Writer | None = None
         self._ballast = Ballast(path)
         if lock is not None:
             self._session = SqliteSession(
-                path, lock, standing, self._ballast, self._tell, self._readers.close
+                path, lock, standing, self._ballast, self._listeners.tell, self._readers.close
             )
             self._writer = Writer(self._session, f"store-writer-{path.name}")
 
@@ -221,21 +218,7 @@ class SqliteStore:
 
     # ------------------------------------------------------------ signals
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        with self._listeners_lock:
-            self._listeners = (*self._listeners, listener)
-
-        def stop() -> None:
-            with self._listeners_lock:
-                self._listeners = tuple(other for other in self._listeners if other is not listener)
-
-        return stop
-
-    def _tell(self, signal: Signal) -> None:
-        for listener in self._listeners:
-            try:
-                listener(signal)
-            except Exception as exc:  # noqa: BLE001  a broken listener must not stop every write of the process
-                sys.stderr.write(f"a subscriber of the store failed: {exc!r}\n")
+        return self._listeners.add(listener)
 
     # ------------------------------------------------------------ the rest
     def clock(self) -> datetime:
