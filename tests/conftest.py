@@ -6,6 +6,8 @@ from collections.abc import Generator
 
 import pytest
 
+from tests.reliability.summary import Summary
+
 # Servers that tests start would each put aside the usual 64 MiB of the disk.
 os.environ.setdefault("ASYNC_DELIVERY_BALLAST_BYTES", "1MiB")
 
@@ -14,6 +16,12 @@ CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--scorecard", metavar="FILE", help="where to write the reliability scorecard as JSON")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A worker's reports go to the process that started it, which sums up.
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Summary(), "reliability-summary")
 
 
 @pytest.hookimpl(wrapper=True)

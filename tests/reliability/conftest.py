@@ -1,18 +1,15 @@
-"""The fixtures ``score`` and ``seed``, and the scorecard at the end of a run."""
+"""The fixtures ``score`` and ``seed``. What was measured is summed up in ``summary``."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from pathlib import Path
 from typing import Protocol
 
 import pytest
 
-from tests.reliability.scorecard import Form, Measurement, Scorecard, write_json
-
-CARD = pytest.StashKey[Scorecard]()
-FOLDER = Path(__file__).resolve().parents[2] / ".scorecard"
+from tests.reliability.scorecard import Form, Measurement
+from tests.reliability.summary import attach
 
 
 class Score(Protocol):
@@ -36,7 +33,6 @@ def score(request: pytest.FixtureRequest) -> Score:
 
     The form is long in a test marked long, else short, unless it is said.
     """
-    card = request.config.stash.setdefault(CARD, Scorecard())
     usual: Form = "long" if request.node.get_closest_marker("long") else "short"
 
     def record(
@@ -49,7 +45,8 @@ def score(request: pytest.FixtureRequest) -> Score:
         form: Form | None = None,
     ) -> None:
         one = Measurement(figure, store, form or usual, measured, cases, seed, request.node.nodeid)
-        card.record(one)
+        one.require_known()
+        attach(request.node, one)
         if not one.reached:
             pytest.fail(one.words())
 
@@ -63,19 +60,3 @@ def seed(request: pytest.FixtureRequest) -> int:
     value = int(chosen) if chosen else secrets.randbits(32)
     print(f"reproduce with RELIABILITY_SEED={value} pytest '{request.node.nodeid}'")
     return value
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    card = config.stash.get(CARD, None)
-    if not card:
-        return
-    terminalreporter.section("reliability scorecard")
-    for line in card.lines():
-        terminalreporter.write_line(line)
-    chosen: str | None = config.getoption("scorecard")
-    if chosen:
-        write_json(Path(chosen), card.as_json())
-        written = [Path(chosen)]
-    else:
-        written = card.write(FOLDER)
-    terminalreporter.write_line(f"written to {', '.join(map(str, written))}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tests.reliability.figures import BY_KEY, FIGURES, Figure, Form, say
 
 __all__ = ["BY_KEY", "FIGURES", "Figure", "Form", "Measurement", "Scorecard"]
 
-HEAD = ("figure", "what", "store", "target", "measured", "cases", "verdict")
+HEAD = ("figure", "what", "store", "form", "target", "measured", "cases", "verdict")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,13 @@ class Measurement:
     @property
     def figure(self) -> Figure:
         return BY_KEY[self.key]
+
+    def require_known(self) -> None:
+        """Raises KeyError for an unknown figure, ValueError for a store it is not measured on."""
+        if self.store not in self.figure.stores:
+            raise ValueError(
+                f"{self.key} is measured on {', '.join(self.figure.stores)}, not on {self.store}"
+            )
 
     @property
     def reached(self) -> bool:
@@ -74,8 +81,7 @@ class Scorecard:
 
         Raises KeyError for an unknown figure, ValueError for a store it is not measured on.
         """
-        if one.store not in one.figure.stores:
-            raise ValueError(f"{one.key} is measured on {', '.join(one.figure.stores)}, not on {one.store}")
+        one.require_known()
         place = (one.key, one.store, one.form)
         before = self._found.get(place)
         if before is not None:
@@ -98,29 +104,25 @@ class Scorecard:
         return bool(self._found)
 
     def lines(self) -> list[str]:
-        """The table, and which figures are not in it."""
-        rows: list[tuple[str, ...]] = []
-        for one in self.measurements():
-            figure = one.figure
-            target, measured = figure.say_target(one.form), say(one.measured, figure.unit)
-            rows.append((one.key, figure.what, one.store, target, measured, f"{one.cases:,}", one.verdict))
-        widths = [max(len(row[n]) for row in [HEAD, *rows]) for n in range(len(HEAD))]
-        table = [
+        """The table: each figure on each of its stores, measured or not."""
+        rows = [HEAD, *self._rows()]
+        widths = [max(len(row[n]) for row in rows) for n in range(len(HEAD))]
+        return [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in [HEAD, *rows]
+            for row in rows
         ]
-        return [*table, *self._absent()]
 
-    def _absent(self) -> list[str]:
-        seen = {one.key for one in self._found.values()}
-        missing = [figure for figure in FIGURES if figure.key not in seen]
-        lines = []
-        if not_run := [figure.key for figure in missing if not figure.waits_for]:
-            lines.append(f"not measured in this run: {', '.join(not_run)}")
-        for wanted in sorted({figure.waits_for for figure in missing if figure.waits_for}):
-            keys = ", ".join(figure.key for figure in missing if figure.waits_for == wanted)
-            lines.append(f"wait for {wanted}: {keys}")
-        return lines
+    def _rows(self) -> Iterator[tuple[str, ...]]:
+        for figure in FIGURES:
+            found = [one for one in self.measurements() if one.key == figure.key]
+            for one in found:
+                target, measured = figure.say_target(one.form), say(one.measured, figure.unit)
+                rest = (one.form, target, measured, f"{one.cases:,}", one.verdict)
+                yield figure.key, figure.what, one.store, *rest
+            for store in figure.stores:
+                if store not in {one.store for one in found}:
+                    target = both_targets(figure)
+                    yield figure.key, figure.what, store, "", target, "", "", absent(figure)
 
     def as_json(self, form: Form | None = None) -> dict[str, Any]:
         """The same for programs; of one form only if ``form`` is given."""
@@ -139,6 +141,12 @@ class Scorecard:
                     "verdict": one.verdict,
                 }
                 for one in found
+            ],
+            "not_measured": [
+                {"key": figure.key, "store": store, "reason": absent(figure)}
+                for figure in FIGURES
+                for store in figure.stores
+                if (figure.key, store) not in {(one.key, one.store) for one in found}
             ],
         }
 
@@ -159,12 +167,17 @@ def write_json(path: Path, value: Any) -> None:
     part.replace(path)
 
 
+def absent(figure: Figure) -> str:
+    """Why a run has no measurement of it."""
+    return f"waits for {figure.waits_for}" if figure.waits_for else "not measured in this run"
+
+
+def both_targets(figure: Figure) -> str:
+    """The target as documents show it: both forms where they differ."""
+    target = figure.say_target("long")
+    return target if figure.short_target is None else f"{target} (short: {figure.say_target('short')})"
+
+
 def table_of(figures: Iterable[Figure]) -> list[tuple[str, str]]:
-    """Key and target of each, as documents show them: both forms where they differ."""
-    rows = []
-    for figure in figures:
-        target = figure.say_target("long")
-        if figure.short_target is not None:
-            target += f" (short: {figure.say_target('short')})"
-        rows.append((figure.key, target))
-    return rows
+    """Key and target of each, as documents show them."""
+    return [(figure.key, both_targets(figure)) for figure in figures]
