@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from async_delivery.engine.runtime import Runtime, new_id
-from async_delivery.storage.mode import Mode
-from async_delivery.storage.opening import create_store, open_store
+from async_delivery.engine.runtime import Runtime
 from async_delivery.testing import FakeClock
-from tests.engine.support import runtime
+from tests.engine.support import lent_runtime
 
 
 @pytest.fixture
@@ -19,8 +17,5 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def rt(tmp_path: Path, clock: FakeClock) -> Iterator[Runtime]:
-    path = tmp_path / "store.v1.json"
-    create_store(path, store_id=new_id(), now=clock.now())
-    store = open_store(path, Mode.SERVE)
-    yield runtime(store, clock)
-    store.close()
+    with lent_runtime(tmp_path, clock) as rt:
+        yield rt

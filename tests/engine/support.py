@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from async_delivery.domain.analysis import AnalysisInfo, AnalysisLimits, InputMode, Isolation
@@ -14,9 +17,11 @@ from async_delivery.engine import jobs, runs
 from async_delivery.engine.catalogue import Catalogue
 from async_delivery.engine.quota import QueueQuota
 from async_delivery.engine.runs import Report, Run
-from async_delivery.engine.runtime import Policy, Runtime
+from async_delivery.engine.runtime import Policy, Runtime, new_id
 from async_delivery.engine.submission import Submission
 from async_delivery.storage.contract import Store
+from async_delivery.storage.mode import Mode
+from async_delivery.storage.opening import create_store, open_store
 from async_delivery.testing import FakeClock
 
 ALPHA, BETA = OrgId("alpha"), OrgId("beta")
@@ -63,6 +68,18 @@ def runtime(store: Store, clock: FakeClock, **policy: Any) -> Runtime:
         clock=clock,
         jitter=lambda: 0.5,
     )
+
+
+@contextmanager
+def lent_runtime(folder: Path, clock: FakeClock) -> Iterator[Runtime]:
+    """A runtime on a new store in ``folder``, until the end of the block."""
+    path = folder / "store.v1.json"
+    create_store(path, store_id=new_id(), now=clock.now())
+    store = open_store(path, Mode.SERVE)
+    try:
+        yield runtime(store, clock)
+    finally:
+        store.close()
 
 
 def quota(rt: Runtime) -> QueueQuota:

@@ -3,10 +3,8 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,35 +16,14 @@ from async_delivery.domain.job import Job, JobStatus
 from async_delivery.domain.retention import RetentionPolicy
 from async_delivery.engine import jobs, runs
 from async_delivery.engine.retention import run_cleanup
-from async_delivery.engine.runtime import Runtime, new_id
+from async_delivery.engine.runtime import Runtime
 from async_delivery.ops.facts import FACTS
 from async_delivery.ops.logs import json_line
 from async_delivery.ops.repeats import Repeats
-from async_delivery.storage.mode import Mode
-from async_delivery.storage.opening import create_store, open_store
 from async_delivery.testing import FakeClock
 from tests.api.support import Web
-from tests.engine.support import ALPHA, claimed, completed, runtime, submitted
+from tests.engine.support import ALPHA, claimed, completed, submitted
 from tests.ops.logbook import ANSWERED, DEADLINE_SECONDS, Page
-
-
-@pytest.fixture
-def page(tmp_path: Path) -> Page:
-    return Page(tmp_path / "log")
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def rt(tmp_path: Path, clock: FakeClock) -> Iterator[Runtime]:
-    path = tmp_path / "store.v1.json"
-    create_store(path, store_id=new_id(), now=clock.now())
-    store = open_store(path, Mode.SERVE)
-    yield runtime(store, clock)
-    store.close()
 
 
 def test_an_answered_request_is_one_line_with_what_an_operator_searches_for(page: Page) -> None:

@@ -3,42 +3,17 @@ from __future__ import annotations
 import json
 import logging
 import unicodedata
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from async_delivery import telemetry
 from async_delivery.engine import jobs
-from async_delivery.engine.runtime import Runtime, new_id
+from async_delivery.engine.runtime import Runtime
 from async_delivery.ops.logs import json_line, text_line
-from async_delivery.storage.mode import Mode
-from async_delivery.storage.opening import create_store, open_store
-from async_delivery.testing import FakeClock
 from tests.api.support import Web
-from tests.engine.support import claimed, completed, published, runtime, submitted
+from tests.engine.support import claimed, completed, published, submitted
 from tests.ops.logbook import ANSWERED, Page
-
-
-@pytest.fixture
-def page(tmp_path: Path) -> Page:
-    return Page(tmp_path / "log")
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def rt(tmp_path: Path, clock: FakeClock) -> Iterator[Runtime]:
-    path = tmp_path / "store.v1.json"
-    create_store(path, store_id=new_id(), now=clock.now())
-    store = open_store(path, Mode.SERVE)
-    yield runtime(store, clock)
-    store.close()
-
 
 # ---------------------------------------------------------------- what is never said
 

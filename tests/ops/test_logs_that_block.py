@@ -17,11 +17,6 @@ from async_delivery.ops.sink import Sink
 from tests.ops.logbook import ANSWERED, DEADLINE_SECONDS, Page, eventually
 
 
-@pytest.fixture
-def page(tmp_path: Path) -> Page:
-    return Page(tmp_path / "log")
-
-
 @contextmanager
 def pipe_log(capacity: int = 100) -> Iterator[tuple[int, int, Log]]:
     """A log that writes into a pipe; both of its ends."""

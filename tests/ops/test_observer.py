@@ -26,14 +26,12 @@ from async_delivery.domain.signal import (
 )
 from async_delivery.engine import cleanups
 from async_delivery.engine.retention import run_cleanup
-from async_delivery.engine.runtime import Runtime, new_id
+from async_delivery.engine.runtime import Runtime
 from async_delivery.ops import stock
 from async_delivery.ops.health import ready
 from async_delivery.ops.observer import Observer, ObserverSettings
-from async_delivery.storage.mode import Mode
-from async_delivery.storage.opening import create_store, open_store
 from async_delivery.testing import FakeClock
-from tests.engine.support import claimed, completed, runtime, submitted
+from tests.engine.support import claimed, completed, submitted
 
 POLICY = RetentionPolicy()
 PERMALINK = "/analyze/results/{result_id}"
@@ -41,20 +39,6 @@ PERMALINK = "/analyze/results/{result_id}"
 
 class Worker:
     slots, busy, loop_age_seconds = 2, 1, 0.5
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def rt(tmp_path: Path, clock: FakeClock) -> Iterator[Runtime]:
-    path = tmp_path / "store.v1.json"
-    create_store(path, store_id=new_id(), now=clock.now())
-    store = open_store(path, Mode.SERVE)
-    yield runtime(store, clock)
-    store.close()
 
 
 @pytest.fixture

@@ -16,31 +16,15 @@ from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_tra
 from async_delivery import telemetry
 from async_delivery.domain.failure import Failure, FailureCode
 from async_delivery.engine import jobs, rescue, runs
-from async_delivery.engine.runtime import Runtime, new_id
+from async_delivery.engine.runtime import Runtime
 from async_delivery.ops.traces import Traces
-from async_delivery.storage.mode import Mode
-from async_delivery.storage.opening import create_store, open_store
 from async_delivery.testing import FakeClock
 from tests.api.support import Web
-from tests.engine.support import ALPHA, claimed, completed, published, runtime, submitted
+from tests.engine.support import ALPHA, claimed, completed, published, submitted
 from tests.system.live import LiveServer
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{CALLER}-01", f"00-{TRACE}-{CALLER}-00"
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def rt(tmp_path: Path, clock: FakeClock) -> Iterator[Runtime]:
-    path = tmp_path / "store.v1.json"
-    create_store(path, store_id=new_id(), now=clock.now())
-    store = open_store(path, Mode.SERVE)
-    yield runtime(store, clock)
-    store.close()
 
 
 class Tracing:
