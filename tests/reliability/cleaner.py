@@ -24,7 +24,8 @@ def main(path: Path) -> None:
             report = cleanup_retention(
                 store, results_ttl_seconds=results_ttl, events_ttl_seconds=events_ttl, store_file=str(path)
             )
-            said = {"deleted": report.results.delete_count + report.events.delete_count}
+            results, events = report.results.delete_count, report.events.delete_count
+            said = {"deleted": results + events, "results": results, "events": events}
         except (StoreBusyError, UnavailableError) as exc:
             said = {"refused": 1, "why": exc.message}  # type: ignore[dict-item]
         finally:

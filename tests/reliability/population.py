@@ -63,6 +63,10 @@ class Population:
         answer = ask(self.port, "POST", f"/analyze/jobs/{job_id}/cancel", org_id=self.org_id, body={})
         assert answer.status in (200, 202), answer.body
 
+    def hold(self, job_id: str) -> None:
+        answer = ask(self.port, "PUT", f"/analyze/jobs/{job_id}/hold", org_id=self.org_id)
+        assert answer.status == 200, answer.body
+
     def ended(self, job_ids: Sequence[str], seconds: float = 120.0) -> list[dict[str, Any]]:
         """The jobs, once all have ended."""
         return [

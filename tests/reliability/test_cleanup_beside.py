@@ -20,7 +20,8 @@ from tests.reliability.fleet import Fleet, fleet_on, kill
 from tests.reliability.image import Image
 from tests.reliability.journal import Journal, read_journal
 from tests.reliability.oracle import judge
-from tests.reliability.traffic import Traffic, drained
+from tests.reliability.traffic import TENANTS, Traffic, drained
+from tests.reliability.witnesses import Witnesses
 from tests.system.live import CHECKOUT, eventually, run_command
 
 STORES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
@@ -74,17 +75,24 @@ def cleanups(store: str, folder: Path, wanted: int, seed: int, score: Score) -> 
     chance = random.Random(f"{seed} cleanups")
     journal = Journal(folder / "journal")
     runs = deleted = 0
-    with fleet_on(store, folder, servers=2, workers=1, slots=2) as fleet, cleaner_of(fleet) as cleaner:
+    undone: list[str] = []
+    with fleet_on(store, folder, servers=2, workers=1, slots=3) as fleet, cleaner_of(fleet) as cleaner:
+        witnesses = Witnesses(fleet, journal, TENANTS[0])
         mix = {"erase": 2, "cancel": 2, "retry": 2, "result": 4}
         with Traffic(journal, lambda: fleet.ports, seed, threads=2, pace=0.01, mix=mix) as traffic:
             traffic.reaches(5)
             while runs < wanted:
                 time.sleep(chance.uniform(0.0, 0.06))
                 # Zero takes all that has ended; an hour takes nothing, and still goes through the store.
-                report = cleaner.clean(chance.choice([0, 0, 1, 3600]), chance.choice([0, 0, 1, 3600]))
+                ttls = {kind: chance.choice([0, 0, 1, 3600]) for kind in ("results", "events")}
+                report = cleaner.clean(ttls["results"], ttls["events"])
                 assert "deleted" in report, report
                 runs += 1
                 deleted += report["deleted"]
+                early = [kind for kind, ttl in ttls.items() if ttl == 3600 and report[kind]]
+                undone += [f"{report[kind]} {kind} went an hour too early" for kind in early]
+                undone += witnesses.taken()
+        witnesses.close()
         drained(fleet.ports[0], traffic.jobs)
         fleet.stop()
         breaches = judge(read_journal(journal.path), fleet.image(), cleaned=True)
@@ -93,7 +101,7 @@ def cleanups(store: str, folder: Path, wanted: int, seed: int, score: Score) -> 
     journal.close()
 
     print(f"{runs} cleanups took {deleted} rows beside {len(traffic.jobs)} jobs")
-    undone = [str(breach) for breach in [*breaches, *again]]
+    undone += [str(breach) for breach in [*breaches, *again]]
     print("\n".join(undone[:10]))
     score("R11", store, len(undone), cases=runs, seed=seed)
     assert traffic.faults == []
