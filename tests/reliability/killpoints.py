@@ -21,11 +21,12 @@ from functools import cache
 from pathlib import Path
 
 from tests.reliability.killpoints_documents import DOCUMENT_PATHS
+from tests.reliability.killpoints_keyed import KEYED_PATHS
 from tests.reliability.killpoints_paths import PATHS as STORE_PATHS
 from tests.reliability.killpoints_paths import CommitPath
 
 ROOT = Path(__file__).resolve().parents[2]
-PATHS = {**STORE_PATHS, **DOCUMENT_PATHS}
+PATHS = {**STORE_PATHS, **KEYED_PATHS, **DOCUMENT_PATHS}
 # Every call by which a file or a folder changes, or is made durable.
 CHANGES = (
     "pwrite64",
