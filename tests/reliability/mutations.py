@@ -394,14 +394,17 @@ _ANSWERED_500 = (AsyncDeliveryError, KeyError, ValueError, TypeError)
 
 
 def _judge_served(template: Template, store: Store, what: str, outcome: Outcome) -> None:
-    changed = []
+    changed, unknown = [], 0
     for job_id, was in template.jobs.items():
         try:
             job = store.read(lambda reader, job_id=was.job_id: reader.find_job(ALPHA, job_id))  # type: ignore[misc]
         except _ANSWERED_500:
             continue
+        unknown += job is None
         if job != was:
             changed.append(job_id)
+    if unknown == len(template.jobs):
+        outcome.wrong.append(f"{what}: served without a single job that was in it")
     for result_id, data in template.bodies.items():
         try:
             found = store.read(
