@@ -7,8 +7,10 @@ Works with whatever python3 is on the PATH: if that one lacks the dependencies, 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 
 # Through symbolic links: a folder of scripts may be linked to from elsewhere.
 SCRIPT = os.path.realpath(__file__)
@@ -17,6 +19,24 @@ NAME = os.path.basename(SCRIPT)
 OWN_PYTHON = os.path.join(CHECKOUT, ".venv", "bin", "python")
 # Set for the second try, so that there is no third.
 MARK = "_ASYNC_DELIVERY_CLEANUP_SECOND_TRY"
+
+
+# What the exit code of a run that was stopped is; see `async-delivery cleanup`.
+STOPPED = 2
+
+
+def stopped_early(number: int, frame: FrameType | None) -> None:
+    """Asked to stop while the program was still being loaded, which takes longer than anything else at the start."""
+    # No exception: in the middle of an import it would be told as a traceback.
+    os.write(2, f"{NAME}: stopped on request before anything was deleted\n".encode())
+    os._exit(STOPPED)
+
+
+def on_stop(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    """What SIGTERM and SIGINT do from here; what this process was started to ignore, it ignores."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def load() -> Callable[[Sequence[str], str], int]:
@@ -32,6 +52,7 @@ def load() -> Callable[[Sequence[str], str], int]:
 
 def main() -> int:
     """Run with this Python, or become the checkout's own."""
+    on_stop(stopped_early)
     try:
         script = load()
     except ImportError as exc:
@@ -43,7 +64,10 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    return script(sys.argv[1:], NAME)
+    code = script(sys.argv[1:], NAME)
+    # All is told: there is nothing left that could be stopped.
+    on_stop(signal.SIG_IGN)
+    return code
 
 
 if __name__ == "__main__":

@@ -336,6 +336,30 @@ def test_a_signal_stops_it_between_batches_and_what_was_committed_is_reported(
         assert report[kind]["delete_count"] + rest[kind]["delete_count"] == stock[kind]["delete_count"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_it_is_still_loading_is_one_line_and_nothing_is_deleted(
+    folder: Path, number: signal.Signals
+) -> None:
+    # It signals itself in the middle of its imports, where a slow disk would let a person do it.
+    program = (
+        "import os, sys, runpy\n"
+        "class Press:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == 'async_delivery.cli.options': os.kill(os.getpid(), {int(number)})\n"
+        f"sys.meta_path.insert(0, Press()); sys.argv = [{str(SCRIPT)!r}, *{ALL!r}]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    before = digests(folder)
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 2
+    assert done.stderr == f"{SCRIPT.name}: stopped on request before anything was deleted\n"
+    assert digests(folder) == before
+
+
 def waits_to_write(store_file: Path) -> bool:
     """True if somebody has passed the turnstile of the store and not begun to write; seen in the kernel's table."""
     inode = lock_path(read_store_file(store_file).database_path).stat().st_ino

@@ -213,6 +213,34 @@ def test_killed_and_started_again_it_finishes(tmp_path: Path, after_seconds: flo
     assert [name for name in names(tmp_path) if name.startswith(".")] == []
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by SIGTERM; run it again")],
+)
+def test_a_signal_ends_it_in_one_line_with_the_document_in_its_place(
+    tmp_path: Path, number: signal.Signals, code: int, words: str
+) -> None:
+    path = document(tmp_path, whole(*["completed"] * 1_000))
+    original = path.read_bytes()
+    program = str(CHECKOUT / ".venv/bin/async-delivery")
+    running = subprocess.Popen([program, "store", "convert"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    try:
+        database = path.with_name("store.v1.sqlite3-wal")
+        eventually(lambda: database.exists() and database.stat().st_size > 100_000, "nothing is moved")
+        running.send_signal(number)
+        _, err = running.communicate(timeout=DEADLINE_SECONDS)
+    finally:
+        running.kill()
+        running.wait()
+
+    assert (running.returncode, err) == (code, f"async-delivery: {words}\n")
+    assert path.read_bytes() == original
+    assert [name for name in names(tmp_path) if name.endswith((".new", ".part"))] == []
+    assert [name for name in names(tmp_path) if ".bak-" in name or "account" in name] == []
+    assert store(tmp_path, "convert").returncode == 0
+    assert json.loads(store(tmp_path, "info", "--json").stdout)["counts"]["jobs"] == 1_000
+
+
 # ---------------------------------------------------------------- import and export
 def test_what_is_exported_imports_elsewhere_and_exports_the_same(tmp_path: Path) -> None:
     document(tmp_path)

@@ -270,13 +270,13 @@ class _Asked:
 
 @contextmanager
 def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """SIGTERM and SIGINT end the run between two batches; a second one ends the process."""
+    """SIGTERM and SIGINT end the run between two batches; a second one waits for nothing, and is told."""
     asked = _Asked()
 
     def handle(number: int, frame: FrameType | None) -> None:
         asked.to_stop = True
-        for each, original in originals.items():
-            signal.signal(each, original)
+        for each in originals:
+            signal.signal(each, signal.default_int_handler)
 
     originals = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

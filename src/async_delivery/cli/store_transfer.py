@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("read", "taken", "odd", "refused", "there", "made")
 _STDIO = "-"
+_TERMINATED = 143  # as shells say it
 _account = click.option(
     "--account",
     "account_file",
@@ -41,7 +46,8 @@ def convert(config_file: str | None, account_file: Path | None, as_json: bool, *
     settings = load_settings(config_file, flags)
     from async_delivery.wiring.transfer import convert as run
 
-    moved = run(settings, account_file)
+    with _ended_by_sigterm():
+        moved = run(settings, account_file)
     if as_json:
         emit_json({**_facts(moved), "already": moved.already})
     elif moved.already:
@@ -77,13 +83,14 @@ def import_(
     settings = load_settings(config_file, flags)
     from async_delivery.wiring.transfer import import_document
 
-    if file == _STDIO:
-        with tempfile.NamedTemporaryFile(prefix="async-delivery-import-") as kept:
-            shutil.copyfileobj(sys.stdin.buffer, kept)
-            kept.flush()
-            moved = import_document(settings, Path(kept.name), account_file)
-    else:
-        moved = import_document(settings, Path(file), account_file)
+    with _ended_by_sigterm():
+        if file == _STDIO:
+            with tempfile.NamedTemporaryFile(prefix="async-delivery-import-") as kept:
+                shutil.copyfileobj(sys.stdin.buffer, kept)
+                kept.flush()
+                moved = import_document(settings, Path(kept.name), account_file)
+        else:
+            moved = import_document(settings, Path(file), account_file)
     account = moved.account
     if as_json:
         emit_json(_facts(moved))
@@ -114,7 +121,8 @@ def export(file: str, config_file: str | None, account_file: Path | None, as_jso
     from async_delivery.wiring.transfer import export_document, export_to
 
     if file != _STDIO:
-        moved = export_document(settings, Path(file), account_file)
+        with _ended_by_sigterm():
+            moved = export_document(settings, Path(file), account_file)
         if as_json:
             emit_json({**_facts(moved), "document": file})
         else:
@@ -126,7 +134,7 @@ def export(file: str, config_file: str | None, account_file: Path | None, as_jso
             "--json says what was written to FILE; without FILE the document itself is printed"
         )
     # Whole before a byte of it goes out: a document that ends in the middle is no document.
-    with tempfile.TemporaryFile(prefix="async-delivery-export-") as out:
+    with _ended_by_sigterm(), tempfile.TemporaryFile(prefix="async-delivery-export-") as out:
         moved = export_to(settings, out, Path(tempfile.gettempdir()), account_file, _STDIO)
         out.seek(0)
         sys.stdout.flush()
@@ -134,6 +142,21 @@ def export(file: str, config_file: str | None, account_file: Path | None, as_jso
         sys.stdout.buffer.flush()
     _say_odd(moved)
     return 0
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends a move like Ctrl-C: what is unfinished is taken away, and a line says so."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one waits for nothing
+        raise Failed("ended by SIGTERM; run it again", _TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _facts(moved: Moved) -> dict[str, Any]:
