@@ -8,7 +8,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 RAY_STAMP := .venv/.installed-ray
 
-.PHONY: help setup demo serve test test-long check fix bench requirements clean
+.PHONY: help setup demo serve test test-long check fix bench bench-quick requirements clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,8 +73,11 @@ fix: $(STAMP) ## Format, and mend what lint can mend by itself
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## Measure; the figures go to bench/out
+bench: $(STAMP) ## Measure, beside limits and peers; the figures go to bench/out
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-quick: $(STAMP) ## Compare with the last commit in a minute, or with ARGS="--against REV"
+	@$(BIN)/python -m bench.quick $(ARGS)
 
 # Made for every platform and Python that pyproject.toml allows. What is pinned stays unless ARGS="--upgrade" or
 # ARGS="--upgrade-package NAME" says otherwise. The smaller sets follow the pins of the largest.

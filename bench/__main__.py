@@ -13,10 +13,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bench import child, growth, idle, latency, machine, postgres, reads, report, submits, throughput
+from bench import (
+    busy,
+    child,
+    cleanup,
+    growth,
+    idle,
+    latency,
+    machine,
+    payloads,
+    postgres,
+    reads,
+    report,
+    submits,
+    throughput,
+    wide,
+)
 from bench.figures import Figure
 from bench.lab import Lab, say
 from bench.load import LoadError, find_wrk
+from bench.peers import measure as peers
 
 _HERE = Path(__file__).resolve().parent
 _GROUPS = {
@@ -26,11 +42,16 @@ _GROUPS = {
     "reads": reads.run,
     "child": child.run,
     "idle": idle.run,
+    "peers": peers.run,
+    "busy": busy.run,
+    "payloads": payloads.run,
+    "wide": wide.run,
+    "cleanup": cleanup.run,
     "postgres": postgres.run,
     "growth": growth.run,
 }
-# They take longer than all others together, and need a PostgreSQL.
-_WHEN_ASKED = ("postgres", "growth")
+# Minutes to half an hour each; some need a PostgreSQL, some much room on the disk.
+_WHEN_ASKED = ("payloads", "wide", "cleanup", "postgres", "growth")
 
 
 def _arguments() -> argparse.Namespace:
@@ -49,6 +70,9 @@ def _arguments() -> argparse.Namespace:
         "--only", action="append", choices=_GROUPS, metavar="NAME", help=f"one of {', '.join(_GROUPS)}"
     )
     parser.add_argument(
+        "--all", action="store_true", help=f"also {', '.join(_WHEN_ASKED)}, which take an hour or two"
+    )
+    parser.add_argument(
         "--json", type=Path, metavar="F", help="where the JSON goes (default bench/out/DATE.json)"
     )
     parser.add_argument("--markdown", type=Path, metavar="F", help="write the page of results there as well")
@@ -58,15 +82,40 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.rounds is not None and arguments.rounds < 1:
         parser.error("--rounds must be at least 1")
+    if arguments.all and arguments.only:
+        parser.error("--all and --only exclude each other")
     return arguments
 
 
 def _lab(scratch: Path, quick: bool, rounds: int | None) -> Lab:
     if quick:
         return Lab(
-            scratch, rounds or 2, 1.0, 2.0, 100, 200, 5_000, 100_000, find_wrk(), (1_000, 10_000, 50_000)
+            scratch,
+            rounds or 2,
+            seconds=1.0,
+            idle_seconds=2.0,
+            samples=100,
+            jobs=200,
+            raw_writes=5_000,
+            child_rows=100_000,
+            wrk=find_wrk(),
+            stored=(1_000, 10_000, 50_000),
+            peer_jobs=100,
+            partials=1_000,
+            tenants=1_000,
+            cleaned=5_000,
         )
-    return Lab(scratch, rounds or 5, 3.0, 10.0, 300, 1_000, 20_000, 1_000_000, find_wrk())
+    return Lab(
+        scratch,
+        rounds or 5,
+        seconds=2.0,
+        idle_seconds=5.0,
+        samples=300,
+        jobs=1_000,
+        raw_writes=20_000,
+        child_rows=1_000_000,
+        wrk=find_wrk(),
+    )
 
 
 def _measure(lab: Lab, names: Sequence[str]) -> dict[str, list[Figure]]:
@@ -90,7 +139,7 @@ def main() -> int:
     arguments = _arguments()
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
-    asked = arguments.only or [name for name in _GROUPS if name not in _WHEN_ASKED]
+    asked = arguments.only or [name for name in _GROUPS if arguments.all or name not in _WHEN_ASKED]
     names = [name for name in _GROUPS if name in asked]
     parent = arguments.scratch or _HERE / "out"
     parent.mkdir(parents=True, exist_ok=True)
@@ -119,23 +168,31 @@ def main() -> int:
         "took_seconds": round(time.perf_counter() - began),
         "quick": arguments.quick,
     }
-    _keep(arguments, groups, facts, run)
+    _keep(arguments, groups, facts, run, lab.missing)
     return 0
 
 
 def _keep(
-    arguments: argparse.Namespace, groups: dict[str, list[Figure]], facts: dict[str, str], run: dict[str, Any]
+    arguments: argparse.Namespace,
+    groups: dict[str, list[Figure]],
+    facts: dict[str, str],
+    run: dict[str, Any],
+    reasons: dict[str, str],
 ) -> None:
-    print(report.table([figure for figures in groups.values() for figure in figures]))
+    every = [figure for figures in groups.values() for figure in figures]
+    print(report.table(every))
+    print(f"\n{report.judged(every)}")
+    if reasons:
+        print(f"\n{report.missing(reasons)}")
     stamp = facts["date"].replace(" UTC", "Z").replace(" ", "T").replace(":", "")
     target = arguments.json or _HERE / "out" / f"{stamp}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
-    document = report.document(groups, facts, run)
+    document = report.document(groups, facts, run, reasons)
     target.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     say(f"Other processes meanwhile: {facts['other processes meanwhile']}")
     say(f"JSON: {target}")
     if arguments.markdown:
-        arguments.markdown.write_text(report.markdown(groups, facts, run), encoding="utf-8")
+        arguments.markdown.write_text(report.markdown(groups, facts, run, reasons), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ class Figure:
     limit_name   what the limit is
     cpu_us       CPU microseconds of all server processes per operation, one per round; empty if not counted
     settings     how it was measured, in one sentence or two
+    multiple     ratios are told as multiples also where more is better, as beside a peer
     """
 
     name: str
@@ -100,6 +101,7 @@ class Figure:
     target: Target | None = None
     cpu_us: tuple[float, ...] = ()
     limit_cpu_us: tuple[float, ...] = ()
+    multiple: bool = False
 
     @property
     def ratios(self) -> tuple[float, ...]:

@@ -99,7 +99,7 @@ def run(lab: Lab) -> list[Figure]:
     with ExitStack() as stack:
         figures = _dialect(lab, "SQLite", stack, lambda: None)
         if (reason := why_not()) is not None:
-            say(f"growth: PostgreSQL skipped: {reason}")
+            lab.skip("growth on PostgreSQL", reason)
             return figures
         server = stack.enter_context(postgres())
         return figures + _dialect(

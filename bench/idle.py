@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from bench.figures import Figure, Measure, Sense, Target
+from bench import targets
+from bench.figures import Figure, Sense
 from bench.lab import ASYNC, NOOP, SLOTS, Lab, check, in_turn, post, say
 from bench.load import Connection, LoadError, Request
 from bench.server import Running, bare, service
@@ -51,7 +52,7 @@ def run(lab: Lab) -> list[Figure]:
             "(asked every 5 ms); makes the store file and the database with its migrations",
             tuple(bare_starts),
             beside,
-            Target("≤ 1.5 s", Measure.VALUE, 1.5),
+            targets.of("cold start to ready, no store yet"),
         ),
         Figure(
             "idle memory, all processes (PSS)",
@@ -61,7 +62,7 @@ def run(lab: Lab) -> list[Figure]:
             f"After {lab.idle_seconds:g} s of idling; every slot has run a selftest before, so its child is warm",
             tuple(bare_memory),
             beside,
-            Target("≤ 150 MB", Measure.VALUE, 150.0),
+            targets.of("idle memory, all processes (PSS)"),
         ),
         Figure(
             "idle CPU, all processes",
@@ -69,7 +70,7 @@ def run(lab: Lab) -> list[Figure]:
             Sense.COST,
             tuple(cpu),
             f"The same {lab.idle_seconds:g} s, by the kernel's clock ticks (0.1 % is one tick of 10 ms in 10 s)",
-            target=Target("≤ 1 %", Measure.VALUE, 1.0),
+            target=targets.of("idle CPU, all processes"),
         ),
     ]
 

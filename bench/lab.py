@@ -51,6 +51,11 @@ class Lab:
     samples   operations one at a time, per round
     jobs      jobs end to end, per round
     stored    sizes of the stores that growth is measured on, the one to compare with first
+    peer_jobs jobs end to end beside a peer, per round
+    partials  partial results of the job with most of them
+    tenants   of the queue with most of them
+    cleaned   results in the store that is cleaned, with five events each
+    missing   what this run could not measure, with the reason
     wrk       path of wrk; None means the load comes from Python and costs more of the shared cores
     """
 
@@ -64,6 +69,11 @@ class Lab:
     child_rows: int
     wrk: str | None
     stored: tuple[int, ...] = (1_000, 100_000, 1_000_000)
+    peer_jobs: int = 400
+    partials: int = 10_000
+    tenants: int = 10_000
+    cleaned: int = 200_000
+    missing: dict[str, str] = field(default_factory=dict)
     _numbers: count[int] = field(default_factory=lambda: count(1))
 
     def folder(self, name: str) -> Path:
@@ -72,13 +82,20 @@ class Lab:
         made.mkdir(parents=True)
         return made
 
+    def skip(self, what: str, why: str) -> None:
+        """Name what is not measured, so that nobody takes its absence for a good sign."""
+        self.missing[what] = why
+        say(f"not measured: {what}: {why}")
+
     @property
     def generator(self) -> str:
         """The load generator, in words."""
         load = "wrk -t1" if self.wrk else "built-in asyncio client (wrk is not installed), one thread"
         return f"{load}, {CONNECTIONS} keep-alive connections, {self.seconds:g} s"
 
-    def put_under_load(self, server: Running, request: Request, expected: int) -> Measured:
+    def put_under_load(
+        self, server: Running, request: Request, expected: int, connections: int = CONNECTIONS
+    ) -> Measured:
         """Ask for ``seconds`` over all connections. Raises LoadError unless the answers are what was expected."""
         check(server, request, expected)
         cpu = server.cpu_seconds()
@@ -89,10 +106,10 @@ class Lab:
                 request,
                 seconds=self.seconds,
                 scratch=self.scratch,
-                connections=CONNECTIONS,
+                connections=connections,
             )
         else:
-            load = from_python(server.port, request, expected, connections=CONNECTIONS, seconds=self.seconds)
+            load = from_python(server.port, request, expected, connections=connections, seconds=self.seconds)
         return Measured(load, (server.cpu_seconds() - cpu) / load.requests * 1e6)
 
 

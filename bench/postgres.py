@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
-from bench import rawpostgres, reads, rows
+from bench import rawpostgres, reads, rows, targets
 from bench.figures import TIMES, Figure, Measure, Sense, Target, percentile
 from bench.lab import CONNECTIONS, NOOP, Lab, check, in_turn, post, say
 from bench.latency import COMMITS, WARM_UP, time_jobs
@@ -24,7 +24,7 @@ _RAW_WRITES = 4_000
 def run(lab: Lab) -> list[Figure]:
     """No figure, and a line that says why, where there is no PostgreSQL."""
     if (reason := why_not()) is not None:
-        say(f"postgres: skipped: {reason}")
+        lab.skip("everything on PostgreSQL", reason)
         return []
     with postgres() as server:
         say(f"postgres: PostgreSQL {server.version}")
@@ -184,7 +184,6 @@ def _rate(lab: Lab, one: _Series, raw: _Raw) -> Figure:
         "service's processes, without PostgreSQL's"
     )
     limit = "raw psycopg inserts of a job's rows"
-    target = Target("not in this run: other queues")
     return Figure(
         one.name,
         "/s",
@@ -193,7 +192,7 @@ def _rate(lab: Lab, one: _Series, raw: _Raw) -> Figure:
         settings,
         tuple(raw.rates),
         limit,
-        target,
+        None,
         tuple(one.cpu_us),
         tuple(raw.cpu_us),
     )
@@ -266,7 +265,11 @@ def _reads(lab: Lab, server: PostgresServer) -> list[Figure]:
     with server.database() as url, _api(lab, url) as api, _worker(lab, url, "--slots", "1"):
         found = reads.measure(lab, api, "serve --no-workers and one worker on PostgreSQL")
     # The other way to store does not change what can be reached at best, but a round trip is not free.
-    return [replace(figure, name=f"{figure.name}, PostgreSQL") for figure in found]
+    return [
+        replace(figure, name=name, target=targets.of(name))
+        for figure in found
+        for name in [f"{figure.name}, PostgreSQL"]
+    ]
 
 
 def _latency(lab: Lab, server: PostgresServer) -> list[Figure]:

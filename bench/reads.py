@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bench.figures import Figure, Sense, Target
+from bench import targets
+from bench.figures import Figure, Sense
 from bench.lab import NOOP, RESULT_BYTES, SLOTS, Lab, check, in_turn, post, say
 from bench.load import Connection, LoadError, Request
 from bench.server import Running, bare, service
@@ -15,7 +16,6 @@ class _Read:
     name: str
     request: Request
     status: int
-    share: float
     ours: list[tuple[float, float]] = field(default_factory=list)
     floor: list[tuple[float, float]] = field(default_factory=list)
 
@@ -31,7 +31,7 @@ class _Read:
             "httptools, no access log) that answers the same status and as many bytes",
             tuple(rate for rate, _ in self.floor),
             "bare ASGI",
-            Target(f"≥ {self.share * 100:g} % of the limit", bound=self.share),
+            targets.of(self.name),
             tuple(cost for _, cost in self.ours),
             tuple(cost for _, cost in self.floor),
         )
@@ -77,7 +77,7 @@ def _reads(server: Running) -> list[_Read]:
         permalink = f"/analyze/results/{told['result_id']}"
         etag = connection.ask(Request(permalink)).headers["etag"]
     return [
-        _Read("permalink, 4 KiB", Request(permalink), 200, 0.5),
-        _Read("permalink, 304", Request(permalink, headers={"If-None-Match": etag}), 304, 0.55),
-        _Read("job status", Request(f"/analyze/jobs/{told['job_id']}"), 200, 0.45),
+        _Read("permalink, 4 KiB", Request(permalink), 200),
+        _Read("permalink, 304", Request(permalink, headers={"If-None-Match": etag}), 304),
+        _Read("job status", Request(f"/analyze/jobs/{told['job_id']}"), 200),
     ]

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.figures import DASH, TIMES, Figure, Sense, spread
+from bench import targets
+from bench.figures import DASH, TIMES, Figure, Measure, Sense, spread
 
 _HEAD = ("figure", "service", "CPU/op", "limit in the same round", "ratio", "target", "reached")
 
@@ -30,7 +31,9 @@ def ranged(values: Sequence[float], unit: str = "", scale: float = 1.0) -> str:
 def _ratio(figure: Figure) -> str:
     if not figure.ratios:
         return DASH
-    return ranged(figure.ratios, "%", 100) if figure.sense is Sense.RATE else ranged(figure.ratios, TIMES)
+    if figure.sense is Sense.RATE and not figure.multiple:
+        return ranged(figure.ratios, "%", 100)
+    return ranged(figure.ratios, TIMES)
 
 
 def _limit(figure: Figure) -> str:
@@ -54,14 +57,38 @@ def _row(figure: Figure) -> tuple[str, ...]:
 
 def table(figures: Sequence[Figure]) -> str:
     """One line per figure: median (least to greatest round)."""
-    rows = [_HEAD, *(_row(figure) for figure in figures)]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(_HEAD))]
-    lines = [
+    return lines([_HEAD, *(_row(figure) for figure in figures)])
+
+
+def lines(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of which the first row is the head."""
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    table_rows = [
         f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |"
         for row in rows
     ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
+    table_rows.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(table_rows)
+
+
+def judged(figures: Sequence[Figure]) -> str:
+    """The table of targets, one line per bound, measured or not."""
+    rows = [("target", "figure", "bound", "measured", "reached")]
+    for outcome in targets.outcomes(figures):
+        goal, figure = outcome.goal, outcome.figure
+        measured = f"not measured: --only {goal.group}"
+        if figure is not None:
+            measured = (
+                _ratio(figure) if goal.target.measure is Measure.RATIO else ranged(figure.ours, figure.unit)
+            )
+        about = outcome.line.about if goal is outcome.line.goals[0] else ""
+        rows.append((about, goal.figure, goal.target.text, measured, str(outcome.verdict)))
+    return lines(rows)
+
+
+def missing(reasons: Mapping[str, str]) -> str:
+    """What could not be measured, and why; empty if there is nothing."""
+    return "\n".join(f"- not measured: {what}: {' '.join(why.split())}" for what, why in reasons.items())
 
 
 def settings(groups: Mapping[str, Sequence[Figure]]) -> str:
@@ -74,7 +101,10 @@ def settings(groups: Mapping[str, Sequence[Figure]]) -> str:
 
 
 def document(
-    groups: Mapping[str, Sequence[Figure]], facts: Mapping[str, str], run: Mapping[str, Any]
+    groups: Mapping[str, Sequence[Figure]],
+    facts: Mapping[str, str],
+    run: Mapping[str, Any],
+    reasons: Mapping[str, str],
 ) -> dict[str, Any]:
     """Everything, with every round's values, for machines."""
     return {
@@ -90,10 +120,27 @@ def document(
             for group, figures in groups.items()
             for figure in figures
         ],
+        "not_measured": dict(reasons),
+        "targets": [
+            {
+                "target": outcome.line.about,
+                "figure": outcome.goal.figure,
+                "group": outcome.goal.group,
+                "bound": outcome.goal.target.text,
+                "measured": outcome.figure is not None,
+                "verdict": str(outcome.verdict),
+            }
+            for outcome in targets.outcomes(figure for figures in groups.values() for figure in figures)
+        ],
     }
 
 
-def markdown(groups: Mapping[str, Sequence[Figure]], facts: Mapping[str, str], run: Mapping[str, Any]) -> str:
+def markdown(
+    groups: Mapping[str, Sequence[Figure]],
+    facts: Mapping[str, str],
+    run: Mapping[str, Any],
+    reasons: Mapping[str, str],
+) -> str:
     """The page that is kept beside the code as bench/RESULTS.md."""
     machine = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     every = [figure for figures in groups.values() for figure in figures]
@@ -107,6 +154,12 @@ CPU/op is the CPU time of all server processes for one operation; the limit's ow
 "{DASH}" under *reached* means that this run does not measure what the target speaks of.
 
 {table(every)}
+
+## Targets
+
+{judged(every)}
+
+{missing(reasons)}
 
 ## Machine
 

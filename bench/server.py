@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import psutil
 
 from bench.load import HOST, Connection, LoadError, Request
 
-_ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 COMMAND = Path(sys.executable).with_name("async-delivery")
 _READY_SECONDS = 60.0
 _STOP_SECONDS = 20.0
@@ -89,9 +89,12 @@ class Running:
 
 
 @contextmanager
-def running(command: Sequence[str], port: int, folder: Path, probe: str) -> Generator[Running]:
+def running(
+    command: Sequence[str], port: int, folder: Path, probe: str, variables: Mapping[str, str] | None = None
+) -> Generator[Running]:
     """Start ``command``, wait until ``probe`` answers 2xx, and stop it at the end.
 
+    variables: environment variables beside the caller's.
     Raises LoadError with the last lines of its output if it ends or stays silent for a minute.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,13 +102,13 @@ def running(command: Sequence[str], port: int, folder: Path, probe: str) -> Gene
     # None of the caller's settings: the figures are of the stated ones.
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("ASYNC_DELIVERY_")
-    }
+    } | dict(variables or {})
     with log.open("ab") as out:
         began = time.perf_counter()
         # A session of its own: Ctrl-C at the terminal reaches the benchmark alone, which then stops it in order.
         process = subprocess.Popen(
             command,
-            cwd=_ROOT,
+            cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=out,
@@ -131,8 +134,10 @@ def _await_answer(process: subprocess.Popen[bytes], port: int, probe: str, log: 
         time.sleep(0.005)
 
 
-def service(folder: Path, *options: str, probe: str = "/health") -> AbstractContextManager[Running]:
-    """``async-delivery serve`` with its store in ``folder``."""
+def service(
+    folder: Path, *options: str, probe: str = "/health", variables: Mapping[str, str] | None = None
+) -> AbstractContextManager[Running]:
+    """``async-delivery serve`` with its store in ``folder``; ``variables`` as of ``running``."""
     port = free_port()
     command = [
         str(COMMAND),
@@ -145,7 +150,7 @@ def service(folder: Path, *options: str, probe: str = "/health") -> AbstractCont
         str(folder / "artifacts"),
         *options,
     ]
-    return running(command, port, folder, probe)
+    return running(command, port, folder, probe, variables)
 
 
 def bare(folder: Path, *options: str) -> AbstractContextManager[Running]:

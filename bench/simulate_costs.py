@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import psycopg
 
 # 4,096 bytes as canonical JSON. Without a pattern, for a database that compresses would flatter itself otherwise.
-_BODY = {"text": "".join(Random(1).choices(ascii_letters + digits, k=4_085))}
+BODY = {"text": "".join(Random(1).choices(ascii_letters + digits, k=4_085))}
 _TENANTS = 100
 _WRITERS = 16
 _SCHEMA = "async_delivery"
@@ -184,7 +184,7 @@ def complete(store: Store, job: Job) -> None:
     def write(tx: Transaction) -> None:
         locked = tx.lock_job(job.org_id, job.job_id)
         assert job.fence is not None
-        tx.save(lifecycle.complete(locked, job.fence, seal(_BODY), datetime.now(UTC), new_id))
+        tx.save(lifecycle.complete(locked, job.fence, seal(BODY), datetime.now(UTC), new_id))
 
     store.write(write)
 

@@ -7,7 +7,7 @@ ids, tenants and times of their own, so that a million take minutes. Standard li
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,8 @@ TENANTS = 100
 SPAN_SECONDS = 14 * 86_400
 SAMPLED = 20
 _FAILED, _CANCELED = 2, 1
+# Only these have a result.
+COMPLETED = SAMPLED - _FAILED - _CANCELED
 _SCHEMA = "async_delivery"
 # In the order of their foreign keys.
 _TABLES = ("jobs", "job_requests", "attempts", "events", "results", "result_bodies", "notifications")
@@ -38,12 +40,18 @@ _FIRST_KEY = 1_000_000_000
 Execute = Callable[[str], Any]
 
 
-def build(folder: Path, url: str | None, count: int) -> Path:
-    """A new store file in ``folder`` for a store with ``count`` ended jobs; ``url`` is None for SQLite."""
+def build(
+    folder: Path, url: str | None, count: int, body: Mapping[str, object] = _BODY, reports: int = 0
+) -> Path:
+    """A new store file in ``folder`` for a store with ``count`` ended jobs; ``url`` is None for SQLite.
+
+    body     of every result
+    reports  events of progress in every log, beside those of its states
+    """
     file = create_store(folder / "store.v1.json", url, store_id=new_id(), now=SystemClock().now())
     store = open_store(file.path, Mode.SERVE)
     try:
-        _live_through(store)
+        _live_through(store, body, reports)
     finally:
         store.close()
     if url is None:
@@ -53,14 +61,27 @@ def build(folder: Path, url: str | None, count: int) -> Path:
     return file.path
 
 
-def _live_through(store: Store) -> None:
+def _live_through(store: Store, body: Mapping[str, object], reports: int) -> None:
     for number in range(SAMPLED):
         submit(store, number)
     for number, job in enumerate(claim(store, SAMPLED)):
-        _end(store, job, number)
+        for report in range(1, reports + 1):
+            _report(store, job, 10.0 * report)
+        _end(store, job, number, body)
 
 
-def _end(store: Store, job: Job, number: int) -> None:
+def _report(store: Store, job: Job, percent: float) -> None:
+    def write(tx: Transaction) -> None:
+        locked = tx.lock_job(job.org_id, job.job_id)
+        assert job.fence is not None
+        change = lifecycle.progress(locked, job.fence, percent, None, None, datetime.now(UTC), new_id)
+        assert change is not None
+        tx.save(change)
+
+    store.write(write)
+
+
+def _end(store: Store, job: Job, number: int, body: Mapping[str, object]) -> None:
     def write(tx: Transaction) -> None:
         locked, now = tx.lock_job(job.org_id, job.job_id), datetime.now(UTC)
         assert job.fence is not None
@@ -73,7 +94,7 @@ def _end(store: Store, job: Job, number: int) -> None:
             tx.save(change)
             tx.save(lifecycle.confirm_cancel(change.job, job.fence, now, new_id))
         else:
-            tx.save(lifecycle.complete(locked, job.fence, seal(_BODY), now, new_id))
+            tx.save(lifecycle.complete(locked, job.fence, seal(body), now, new_id))
 
     store.write(write)
 

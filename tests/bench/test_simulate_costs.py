@@ -9,7 +9,7 @@ import pytest
 
 from async_delivery.domain.result import seal
 from async_delivery.storage.opening import Mode, open_store
-from bench.simulate_costs import _BODY, PostgresGauge, SqliteGauge, measure
+from bench.simulate_costs import BODY, PostgresGauge, SqliteGauge, measure
 from tests.postgres import shared_server
 from tests.storage.support import database_of, new_store_file
 
@@ -32,7 +32,7 @@ def test_a_job_leaves_the_rows_of_a_whole_one_and_writes_more_than_it_keeps(tmp_
         store.close()
 
     assert {name: count for name, count in costs.rows_per_job.items() if count} == ROWS
-    body = len(seal(_BODY).data)
+    body = len(seal(BODY).data)
     assert body == 4096
     assert body < costs.cleaned_per_job < costs.bytes_per_job < costs.written_together
     assert costs.written_together < costs.written_alone  # group commit writes a page once for many jobs
