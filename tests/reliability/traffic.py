@@ -238,9 +238,12 @@ def some_params(chance: random.Random) -> dict[str, Any]:
 
 
 def drained(port: int, jobs: Sequence[tuple[str, str]], seconds: float = 120.0) -> None:
-    """Wait until every one of ``jobs`` has ended or is gone."""
-    until = time.monotonic() + seconds
+    """Wait until every one of ``jobs`` has ended or is gone; fails when one of them keeps the rest waiting.
+
+    seconds   from the end of one to the end of the next: how many are left over depends on the machine
+    """
     for org_id, job_id in jobs:
+        until = time.monotonic() + seconds
         while True:
             answer = ask(port, "GET", f"/analyze/jobs/{job_id}", org_id=org_id)
             if answer.status == 404 or answer.json()["job"]["status"] in TERMINAL:
