@@ -28,7 +28,7 @@ from async_delivery.storage.storefile import write_store_file
 from async_delivery.storage.tables import metadata
 from tests.contract.support import ALPHA, House
 from tests.contract.test_races import together
-from tests.domain.support import NOON
+from tests.domain.support import NOON, REQUEST
 from tests.postgres import OwnServer, own_server, shared_server
 from tests.storage.processes import ended, started
 from tests.storage.proxies import Pooler
@@ -160,7 +160,40 @@ def test_a_role_that_may_not_make_the_schema_is_told_what_its_owner_does(url: st
             house = House(store)
             house.completed(partials=1)
             assert house.violations() == []
+
+        run(
+            url,
+            f"ALTER SCHEMA async_delivery OWNER TO postgres; REVOKE ALL ON SCHEMA async_delivery FROM {guest}",
+        )
+        refused(file.path, "permission denied for schema.* name the role that owns it")
         run(url, "DROP SCHEMA async_delivery CASCADE")
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_cannot_hold_every_text_is_refused(tmp_path: Path, encoding: str) -> None:
+    server = shared_server()
+    name = f"ad_test_{os.getpid()}_{encoding.lower()}"
+    server.run(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    try:
+        with pytest.raises(StoreFileError, match=f"encoding {encoding}.* ENCODING 'UTF8'"):
+            create_store(tmp_path / "store.json", server.url_of(name), store_id="store-9", now=NOON)
+        assert not (tmp_path / "store.json").exists()
+    finally:
+        server.run(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_texts_are_the_same_whatever_encoding_the_environment_asks_for(
+    file: StoreFile, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", encoding)
+    request = replace(REQUEST, query="Žluťoučký kůň 🐎")
+
+    with closing(open_store(file.path, Mode.SERVE)) as store:
+        house = House(store)
+        job = house.submit(request=request)
+
+        assert store.read(lambda reader: reader.find_request(ALPHA, job.job_id)) == request
 
 
 # ---------------------------------------------------------------- secrets

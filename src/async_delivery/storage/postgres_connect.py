@@ -76,7 +76,9 @@ def conninfo_of(url: str) -> str:
         asked = conninfo_to_dict(url)
     except ProgrammingError as exc:
         raise StoreFileError(f"the database URL cannot be read: {str(exc).strip()}") from exc
-    return make_conninfo(url, **{name: value for name, value in _DEFAULTS.items() if name not in asked})
+    defaults = {name: value for name, value in _DEFAULTS.items() if name not in asked}
+    # Never what PGCLIENTENCODING, a role or the URL says: texts would come as bytes, or be refused at some later time.
+    return make_conninfo(url, **defaults, client_encoding="UTF8")
 
 
 def connect(conninfo: str) -> Connection:

@@ -51,11 +51,6 @@ def create_database(path: Path, url: str, facts: Mapping[str, str]) -> str:
             migrate_postgres(conninfo, facts)
             with postgres_connect.connect(conninfo) as connection:
                 found = identify(connection)
-    except psycopg.errors.InsufficientPrivilege as exc:
-        raise StoreFileError(
-            f"{path}: the role may not make the schema {POSTGRESQL_SCHEMA} ({postgres_connect.first_line(exc)});"
-            f" let its owner run: CREATE SCHEMA {POSTGRESQL_SCHEMA} AUTHORIZATION the_role"
-        ) from exc
     except psycopg.Error as exc:
         raise _unusable(path, exc) from exc
     if found is None:
@@ -85,8 +80,14 @@ def open_database(path: Path, file: StoreFile, mode: Mode, connections: int | No
 
 
 def identify(connection: Connection) -> Found | None:
-    """The store in the database, or None if there is none. Raises StoreFileError if something else is in its place,
-    psycopg.Error."""
+    """The store in the database, or None if there is none. Raises StoreFileError if something else is in its place
+    or the database cannot hold every text, psycopg.Error."""
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding not in (None, "UTF8"):
+        raise StoreFileError(
+            f"the database {connection.info.dbname} has the encoding {encoding}, which cannot hold every text; name one"
+            f" that was made with: CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0"
+        )
     tables = {name for (name,) in connection.execute(_TABLES)}
     if not tables:
         return None
@@ -135,7 +136,16 @@ def _bring_up_to_date(path: Path, conninfo: str, mode: Mode, found: Found) -> No
 
 
 def _unusable(path: Path, exc: Exception) -> StoreFileError:
+    from psycopg.errors import InsufficientPrivilege  # noqa: PLC0415  an extra
+
+    said = postgres_connect.first_line(exc)
+    if isinstance(exc, InsufficientPrivilege):
+        return StoreFileError(
+            f"{path}: the role has not the rights it needs ({said}); let the database's owner run: CREATE SCHEMA"
+            f" {POSTGRESQL_SCHEMA} AUTHORIZATION the_role; where the schema is there already, name the role that owns"
+            " it"
+        )
     return StoreFileError(
-        f"{path}: the database cannot be used: {postgres_connect.first_line(exc)}; is PostgreSQL running, and do"
-        " host, user and password (PGPASSFILE, PGPASSWORD) fit?"
+        f"{path}: the database cannot be used: {said}; is PostgreSQL running, and do host, user and password"
+        " (PGPASSFILE, PGPASSWORD) fit?"
     )
