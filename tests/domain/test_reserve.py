@@ -3,7 +3,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from async_delivery.domain.reserve import Reserve, low_bytes, may_enter, may_restore, wanted_bytes
+from async_delivery.domain.reserve import (
+    Reserve,
+    lends,
+    low_bytes,
+    may_enter,
+    may_restore,
+    slice_bytes,
+    wanted_bytes,
+)
 
 MIB = 1 << 20
 SIZES = st.integers(0, 1 << 40)
@@ -23,6 +31,30 @@ def test_room_in_the_database_is_room_for_jobs_and_not_for_the_reserve() -> None
     assert not may_enter(out, 40 * MIB, 55 * MIB)
     assert not may_restore(out, 40 * MIB)
     assert may_restore(out, 96 * MIB)
+
+
+def test_while_it_is_whole_a_quarter_of_it_must_be_free_for_a_new_job() -> None:
+    whole = Reserve(64 * MIB, 64 * MIB)
+
+    assert may_enter(whole, 16 * MIB, 0)
+    assert may_enter(whole, 0, 16 * MIB), "and the reserve lends what the disk has not"
+    assert lends(whole, 0)
+    assert not may_enter(whole, 16 * MIB - 1, 0)
+    assert may_enter(Reserve(0, 0), 0, 0), "who keeps none is told by the database"
+
+
+def test_no_room_in_the_database_takes_the_place_of_all_room_on_the_disk() -> None:
+    assert not may_enter(Reserve(64 * MIB, 0), 0, 1 << 40)
+
+
+@given(asked=SIZES, disk=SIZES, held=SIZES)
+def test_slice_by_slice_all_of_it_is_let_go(asked: int, disk: int, held: int) -> None:
+    wanted = wanted_bytes(asked, disk)
+    held, slices = min(held, wanted), 0
+    while held:
+        slices += 1
+        held -= slice_bytes(Reserve(wanted, held))
+    assert slices <= 40
 
 
 @given(asked=SIZES, disk=SIZES, free=SIZES)

@@ -223,6 +223,5 @@ PLANTS: tuple[Plant, ...] = (
         ("R23.retention",),
         SQLITE,
         FULL_DISK,
-        long=True,
     ),
 )

@@ -15,7 +15,7 @@ from tests.reliability.conftest import Score
 from tests.reliability.disk import MIB, fill, free_bytes, small_disk
 from tests.system.live import CHECKOUT, Answer, LiveServer, eventually, run_command
 
-DISK_BYTES = 48 * MIB
+DISK_BYTES = 32 * MIB
 # Their results are more than the reserve and the air around it, so that a cleanup makes room for new jobs.
 OLD_JOBS = 30
 SUBMISSION = {
@@ -104,7 +104,7 @@ def clean_up(server: LiveServer) -> tuple[bool, str]:
     return not report["errors"] and report["results"]["delete_count"] >= OLD_JOBS, said
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_full_disk_stops_new_jobs_only_and_a_cleanup_helps(full: FullDisk, score: Score) -> None:
     server = full.server
     for _ in range(OLD_JOBS):
@@ -149,3 +149,23 @@ def test_a_full_disk_stops_new_jobs_only_and_a_cleanup_helps(full: FullDisk, sco
     score("R23.reads", "sqlite", len(full.unread), cases=OLD_JOBS)
     score("R23.litter", "sqlite", len(full.litter()), cases=1)
     score("R23.recovery", "sqlite", recovery, cases=1)
+
+
+def test_a_server_that_cannot_write_an_end_stops_when_told_to(tmp_path: Path) -> None:
+    disk = tmp_path / "runtime"
+    with small_disk(disk, 16 * MIB):
+        server = LiveServer(tmp_path, "--slots", "1", "--ballast-bytes", "0", "--drain-grace-seconds", "3")
+        try:
+            server.start()
+            job_id = server.submit(stages=2, stage_seconds=1, payload_bytes=4 * MIB)
+            eventually(lambda: server.job(job_id)["status"] == "partial", "the job has not begun")
+            fill(disk)
+
+            # Within the grace the job comes to its end, for which there is no room.
+            began = time.monotonic()
+            assert server.stop() == 0
+            seconds = time.monotonic() - began
+        finally:
+            server.stop()
+    # The grace and what an end takes on a busy machine, but not the lease of thirty seconds, over and over.
+    assert seconds < 18

@@ -13,7 +13,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from async_delivery.domain.errors import NoRoomError
-from async_delivery.domain.reserve import Reserve, low_bytes, may_enter, may_restore, wanted_bytes
+from async_delivery.domain.reserve import (
+    Reserve,
+    is_tight,
+    lends,
+    may_enter,
+    may_restore,
+    slice_bytes,
+    wanted_bytes,
+)
 
 log = logging.getLogger("async_delivery.storage")
 
@@ -57,46 +65,50 @@ class Ballast:
             return Reserve(held, held)
         return Reserve(wanted_bytes(self._asked_bytes, _disk(self.path.parent)[1]), held)
 
-    def tend(self) -> None:
-        """Before a transaction: let it go if that may be needed, take it back if there is room again."""
-        reserve = self.state()
-        if not reserve.held_bytes and not reserve.wanted_bytes:
-            return
+    def tend(self) -> bool:
+        """Before a transaction: take it back if there is room again. True if the disk is nearly full."""
         free_bytes, _ = _disk(self.path.parent)
-        if reserve.held_bytes and free_bytes < low_bytes(reserve.held_bytes):
-            self.release()
-        elif may_restore(reserve, free_bytes):
-            self._take(reserve.wanted_bytes)
+        reserve = self.state()
+        if may_restore(reserve, free_bytes):
+            self._take(reserve)
+        return is_tight(free_bytes)
 
     def release(self) -> bool:
-        """Let it go; False if there is nothing to let go. Raises nothing."""
+        """Let a slice of it go; False if there is nothing to let go. Raises nothing."""
         try:
             size = self.path.stat().st_size
-            self.path.unlink()
+            left = size - slice_bytes(Reserve(max(size, self.state().wanted_bytes), size))
+            if left > 0:
+                os.truncate(self.path, left)
+            else:
+                self.path.unlink()
         except OSError:
             return False
+        if not self._released:
+            log.warning(
+                "the disk is full: what is kept in reserve, %d MiB, is let go bit by bit for cleanups and for jobs that"
+                " run; new jobs are refused until there is room again",
+                size // _MEBIBYTE,
+            )
         self._released = True
-        log.warning(
-            "the disk is full: %d MiB kept in reserve are let go for cleanups and for jobs that run; new jobs are"
-            " refused until there is room again",
-            size // _MEBIBYTE,
-        )
         return True
 
     def require_room(self, unused_bytes: Callable[[], int]) -> None:
         """Raises NoRoomError if there is no room for a new job. ``unused_bytes`` as in ``may_enter``."""
         reserve = self.state()
-        if reserve.is_whole:
-            return
         free_bytes, _ = _disk(self.path.parent)
+        if free_bytes >= reserve.needed_bytes:
+            return
         if not may_enter(reserve, free_bytes, unused_bytes()):
             raise NoRoomError(
                 f"the disk of the store is full: new jobs are taken again once {_mebibytes(reserve.needed_bytes)} are"
                 f" free ({_mebibytes(free_bytes)} are now); free some space there, or clean up",
                 _RETRY_SECONDS,
             )
+        if lends(reserve, free_bytes):
+            self.release()
 
-    def _take(self, size: int) -> None:
+    def _take(self, reserve: Reserve) -> None:
         try:
             # Only its owner's: nobody has any business with it.
             flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -105,15 +117,21 @@ class Ballast:
             log.debug("no reserve can be kept: %s", exc)
             return
         try:
-            os.posix_fallocate(descriptor, 0, size)
+            os.posix_fallocate(descriptor, 0, reserve.wanted_bytes)
         except OSError as exc:
-            self.path.unlink(missing_ok=True)
+            if reserve.held_bytes:
+                os.ftruncate(descriptor, reserve.held_bytes)
+            else:
+                self.path.unlink(missing_ok=True)
             log.debug("no reserve can be kept: %s", exc)
             return
         finally:
             os.close(descriptor)
         if self._released:
-            log.warning("there is room on the disk again: %d MiB are back in reserve", size // _MEBIBYTE)
+            log.warning(
+                "there is room on the disk again: %d MiB are back in reserve",
+                reserve.wanted_bytes // _MEBIBYTE,
+            )
         self._released = False
 
 

@@ -26,7 +26,7 @@ from async_delivery.storage.locks import CleanupLock, LockFile
 from async_delivery.storage.sqlite_files import BUSY_SECONDS, connect_writer, lock_path
 from async_delivery.storage.sqlite_info import DURABILITY, describe
 from async_delivery.storage.sqlite_readers import TEXTS, Readers, SqliteReader
-from async_delivery.storage.sqlite_trouble import unavailable
+from async_delivery.storage.sqlite_trouble import is_full, out_of_room, unavailable
 from async_delivery.storage.standing import Standing
 from async_delivery.storage.writer import Writer
 from async_delivery.storage.writing import SqlTransaction, Write
@@ -90,20 +90,36 @@ class SqliteSession:
             # The connection stays: it is the only way to what its log still holds.
             self._lock.release_writer()
             raise
-        self._ballast.tend()
+        tight = self._ballast.tend()
         if self._connection is None:
-            self._connect()
+            self._connect(tight)
         else:
+            if tight:
+                self._empty_log(self._connection)
             self._connection.execute("BEGIN IMMEDIATE")
         return SqliteTransaction(self._open(), TEXTS, self._ballast)
 
-    def _connect(self) -> None:
+    def _empty_log(self, connection: sqlite3.Connection) -> None:
+        """Work the log into the file, as far as readers let us, so that this transaction begins it anew: on a disk
+        without room it cannot grow, although all that it holds may be in the file already."""
+        try:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.OperationalError as exc:
+            if not is_full(exc, self._path):
+                raise
+            # No room for what is new in it: some of the reserve, or else the log has to grow.
+            if self._ballast.release():
+                self._empty_log(connection)
+
+    def _connect(self, tight: bool) -> None:
         self._connection = connect_writer(self._path)
+        if tight:
+            self._empty_log(self._connection)
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             self._standing.require_opened()
-        except UnavailableError:
-            self.abandon()
+        except UnavailableError as exc:
+            self.abandon(exc)
             raise
         self._standing.note_log()
 
@@ -134,7 +150,11 @@ class SqliteSession:
         self._open().execute("COMMIT")
         self._lock.release_writer()
 
-    def abandon(self) -> None:
+    def abandon(self, exc: BaseException) -> None:
+        if out_of_room(exc) and self._connection is not None and self._rolled_back(self._connection):
+            # The last connection to close would remove the log, and its room on a full disk is soon somebody else's.
+            self._lock.release_writer()
+            return
         # After an error of a sync nobody knows what the page cache still holds: the connection is opened anew.
         connection, self._connection = self._connection, None
         self._standing.forget_log()
@@ -144,6 +164,18 @@ class SqliteSession:
             with suppress(sqlite3.Error):
                 connection.close()
         self._lock.release_writer()
+
+    def _rolled_back(self, connection: sqlite3.Connection) -> bool:
+        """Whether ``connection`` is as it was before the transaction; it often rolls that back itself."""
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            return False
+        return True
+
+    def make_room(self, exc: sqlite3.Error) -> bool:
+        return is_full(exc, self._path) and self._ballast.release()
 
     def explain(self, exc: BaseException) -> UnavailableError:
         error = unavailable(exc, "refuses to write", self._path)

@@ -45,9 +45,14 @@ def unavailable(exc: BaseException, what: str, path: Path) -> UnavailableError:
     return UnavailableError(f"the database {what}: {exc}")
 
 
+def out_of_room(exc: BaseException) -> bool:
+    """True if SQLite itself says that there was no room, and so that nothing else went wrong."""
+    return _code(exc) == sqlite3.SQLITE_FULL
+
+
 def is_full(exc: BaseException, path: Path) -> bool:
     """True if it failed for want of room on the file system of ``path``."""
-    if _code(exc) == sqlite3.SQLITE_FULL:
+    if out_of_room(exc):
         return True
     if _code(exc) not in _MAYBE_FULL:
         return False

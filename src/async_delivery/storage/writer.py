@@ -46,8 +46,12 @@ class Session(Protocol):
     def commit(self) -> None:
         """Make it durable, checkpoint included, and give up the right to write. Raises sqlite3.Error."""
 
-    def abandon(self) -> None:
-        """Roll back whatever is open, drop the connection, give up the right to write."""
+    def abandon(self, exc: BaseException) -> None:
+        """Roll back whatever is open after ``exc``, give up the right to write; drop the connection unless ``exc``
+        leaves no doubt about it."""
+
+    def make_room(self, exc: sqlite3.Error) -> bool:
+        """True if it failed for want of room and there is some now, so that the same may succeed. Not for ever."""
 
     def explain(self, exc: BaseException) -> UnavailableError:
         """What callers hear of an error of the database."""
@@ -107,57 +111,88 @@ class Writer:
 
 
 class _Batch:
-    """One transaction of the writer. ``ended`` once the end of the queue was met."""
+    """One transaction of the writer. ``ended`` once the end of the queue was met.
+
+    Functions run once more if there was no room for their transaction and the session could make some.
+    """
 
     def __init__(self, session: Session, queue: SimpleQueue[Waiting | None]) -> None:
         self._session, self._queue = session, queue
+        self._next: Waiting | None = None
+        self._begun: list[Waiting] = []
         self._done: list[tuple[Future[Any], Any]] = []
         self._failed: list[tuple[Future[Any], BaseException]] = []
         self._running: Future[Any] | None = None
         self.ended = False
 
     def run(self, first: Waiting) -> None:
+        self._next = first
+        while not self._turn():
+            self._done, self._failed, self._running = [], [], None
+
+    def _turn(self) -> bool:
+        """False if it is to be tried again."""
         try:
             transaction = self._session.begin()
         except UnavailableError as exc:
-            self._refuse(first, exc)
-            return
+            self._refuse(exc)
+            return True
         except sqlite3.Error as exc:
-            self._session.abandon()
-            self._refuse(first, self._unavailable(exc))
-            return
+            self._session.abandon(exc)
+            if self._session.make_room(exc):
+                return False
+            self._refuse(self._unavailable(exc))
+            return True
         committing = False
         try:
-            self._run_functions(transaction, first)
+            self._run_functions(transaction)
             committing = True
             self._session.commit()
         except sqlite3.Error as exc:
             # The whole transaction is gone (disk full, I/O error): nothing in it may be acknowledged.
-            self._session.abandon()
+            self._session.abandon(exc)
+            if self._session.make_room(exc):
+                return False
             self._lose(self._uncertain(exc) if committing else self._unavailable(exc))
-            return
+            return True
         for future, value in self._done:
             future.set_result(value)
         for future, error in self._failed:
             future.set_exception(error)
         self._session.tell(transaction)
+        return True
 
-    def _run_functions(self, transaction: Any, item: Waiting | None) -> None:
-        session, queue = self._session, self._queue
+    def _run_functions(self, transaction: Any) -> None:
+        session = self._session
         stop_at = monotonic() + MAX_SECONDS
-        while item is not None:
+        for function, future in self._begun:
+            self._running = future
+            self._call(session, transaction, function, future)
+        self._running = None
+        while len(self._done) < MAX_FUNCTIONS and (not self._begun or monotonic() < stop_at):
+            item = self._take()
+            if item is None:
+                return
             function, future = item
             if future.set_running_or_notify_cancel():
+                self._begun.append(item)
                 self._running = future
                 self._call(session, transaction, function, future)
                 self._running = None
-            if len(self._done) >= MAX_FUNCTIONS or monotonic() >= stop_at:
-                return
-            try:
-                item = queue.get_nowait()
-            except Empty:
-                return
-        self.ended = True
+
+    def _take(self) -> Waiting | None:
+        """What waits, if anything does; notes the end of the queue."""
+        if self._next is not None:
+            item, self._next = self._next, None
+            return item
+        if self.ended:
+            return None
+        try:
+            following = self._queue.get_nowait()
+        except Empty:
+            return None
+        self.ended = following is None
+        return following
 
     def _call(self, session: Session, transaction: Any, function: Function, future: Future[Any]) -> None:
         mark = session.mark(transaction)
@@ -180,16 +215,13 @@ class _Batch:
         for future, own in self._failed:
             future.set_exception(own)
 
-    def _refuse(self, item: Waiting | None, error: UnavailableError) -> None:
+    def _refuse(self, error: UnavailableError) -> None:
         """Fail all that waits now: each would only wait as long again for the same answer."""
-        while item is not None:
+        for _, future in self._begun:
+            future.set_exception(error)
+        while (item := self._take()) is not None:
             if item[1].set_running_or_notify_cancel():
                 item[1].set_exception(error)
-            try:
-                item = self._queue.get_nowait()
-            except Empty:
-                return
-        self.ended = True
 
     def _unavailable(self, exc: BaseException) -> UnavailableError:
         error = self._session.explain(exc)

@@ -20,22 +20,27 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.02, 0.5
 
 
 class UnsettledError(Exception):
-    """The store took no writes until the lease was over; nothing was written."""
+    """The store took no writes until the lease was over or the worker had to end; nothing was written."""
 
 
 def persist(attempt: Attempt, write: Callable[[], T]) -> T:
-    """``write()``, again and again while the store is unavailable and the lease holds.
+    """``write()``, again and again while the store is unavailable, the lease holds and the worker is not to end.
 
-    Raises UnsettledError when the lease is over, and whatever else ``write`` raises.
+    Raises UnsettledError when the lease is over or the worker ends, and whatever else ``write`` raises.
     """
     pause = _FIRST_PAUSE_SECONDS
     while attempt.held(monotonic()):
         try:
             return write()
         except UnavailableError:
+            if attempt.drain:
+                # A worker that must end does not wait for a store that may stay as it is: the job runs again.
+                break
             threading.Event().wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-    raise UnsettledError(f"attempt {attempt.fence.attempt} of job {attempt.job_id}: the lease ended first")
+    raise UnsettledError(
+        f"attempt {attempt.fence.attempt} of job {attempt.job_id}: its end could not be written"
+    )
 
 
 def settle(rt: Runtime, attempt: Attempt, ending: Ending, log: str | None) -> Job | None:
