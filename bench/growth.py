@@ -4,6 +4,7 @@ take at 1,000, 100,000 and 1,000,000 stored jobs, on SQLite and on PostgreSQL.""
 from __future__ import annotations
 
 import gc
+import shutil
 import statistics
 import time
 from collections import defaultdict
@@ -18,12 +19,12 @@ from async_delivery.domain.retention import RetentionPolicy
 from async_delivery.domain.tenant import OrgId
 from async_delivery.storage.contract import JobFilter, Reader, Section, Store
 from async_delivery.storage.opening import Mode, open_store
-from bench import stock
+from bench import old, stock, targets
 from bench.figures import TIMES, Figure, Sense, Target
 from bench.lab import Lab, say
 from bench.load import LoadError
 from bench.pgserver import connected, postgres, why_not
-from bench.simulate_costs import claim, complete, submit
+from bench.simulate_costs import BODY, claim, complete, submit
 
 _WAITING = 200
 # Tenants of the smallest store have hardly more.
@@ -97,23 +98,31 @@ class _Subject:
 def run(lab: Lab) -> list[Figure]:
     """The costs at each size, beside those at the smallest."""
     with ExitStack() as stack:
-        figures = _dialect(lab, "SQLite", stack, lambda: None)
+        files: list[Path] = []
+        figures = _dialect(lab, "SQLite", stack, lambda: None, files)
+        figures += old.run(lab, files[0], files[-1])
+        for file in files:
+            shutil.rmtree(file.parent)
         if (reason := why_not()) is not None:
             lab.skip("growth on PostgreSQL", reason)
             return figures
         server = stack.enter_context(postgres())
         return figures + _dialect(
-            lab, f"PostgreSQL {server.version}", stack, lambda: stack.enter_context(server.database())
+            lab, f"PostgreSQL {server.version}", stack, lambda: stack.enter_context(server.database()), []
         )
 
 
-def _dialect(lab: Lab, name: str, stack: ExitStack, database: Callable[[], str | None]) -> list[Figure]:
+def _dialect(
+    lab: Lab, name: str, stack: ExitStack, database: Callable[[], str | None], files: list[Path]
+) -> list[Figure]:
+    """``files`` gets the store files, in the order of their sizes."""
     with ExitStack() as opened:
         subjects = []
         for size in lab.stored:
             began = time.perf_counter()
             url = database()
-            file = stock.build(lab.folder("growth"), url, size)
+            file = stock.build(lab.folder("growth"), url, size, BODY)
+            files.append(file)
             subjects.append(opened.enter_context(_subject(file, size, url)))
             say(f"growth: {name}: {size:,} jobs made in {time.perf_counter() - began:.0f} s")
         batches = max(1, min(6, _BATCHES // lab.rounds))
@@ -174,7 +183,7 @@ def _turned(subjects: Sequence[_Subject], number: int) -> list[_Subject]:
     return turned if number % 2 == 0 else turned[::-1]
 
 
-def _figures(name: str, subjects: Sequence[_Subject], lab: Lab, batches: int) -> list[Figure]:
+def _figures(dialect: str, subjects: Sequence[_Subject], lab: Lab, batches: int) -> list[Figure]:
     smallest = subjects[0]
     settings = (
         f"the median of {lab.samples} ({batches} for cleanup) in this process, without HTTP, each taken in turn on all "
@@ -185,15 +194,16 @@ def _figures(name: str, subjects: Sequence[_Subject], lab: Lab, batches: int) ->
     )
     return [
         Figure(
-            f"{operation} at {subject.jobs:,} jobs, {name}",
+            name,
             "ms",
             Sense.COST,
             tuple(subject.rounds[operation]),
             settings if subject is subjects[1] and operation == _OPERATIONS[0] else f"As {_OPERATIONS[0]}",
             tuple(smallest.rounds[operation]),
             f"at {smallest.jobs:,}",
-            Target(f"≤ 1.2 {TIMES} at {smallest.jobs:,}", bound=1.2),
+            targets.of(name) or Target(f"≤ 1.2 {TIMES} at {smallest.jobs:,}", bound=1.2),
         )
         for operation in _OPERATIONS
         for subject in subjects[1:]
+        for name in [f"{operation} at {subject.jobs:,} jobs, {dialect}"]
     ]

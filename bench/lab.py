@@ -94,9 +94,17 @@ class Lab:
         return f"{load}, {CONNECTIONS} keep-alive connections, {self.seconds:g} s"
 
     def put_under_load(
-        self, server: Running, request: Request, expected: int, connections: int = CONNECTIONS
+        self,
+        server: Running,
+        request: Request,
+        expected: int,
+        connections: int = CONNECTIONS,
+        others: Sequence[tuple[str, str]] = (),
     ) -> Measured:
-        """Ask for ``seconds`` over all connections. Raises LoadError unless the answers are what was expected."""
+        """Ask for ``seconds`` over all connections, ``others`` (paths and tenants) in turn if there are any.
+
+        Raises LoadError unless the answers are what was expected.
+        """
         check(server, request, expected)
         cpu = server.cpu_seconds()
         if self.wrk:
@@ -107,9 +115,12 @@ class Lab:
                 seconds=self.seconds,
                 scratch=self.scratch,
                 connections=connections,
+                others=others,
             )
         else:
-            load = from_python(server.port, request, expected, connections=connections, seconds=self.seconds)
+            load = from_python(
+                server.port, request, expected, connections=connections, seconds=self.seconds, others=others
+            )
         return Measured(load, (server.cpu_seconds() - cpu) / load.requests * 1e6)
 
 

@@ -12,8 +12,9 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any, cast
 
@@ -151,8 +152,8 @@ class _Pace:
 
 
 class _Client(asyncio.Protocol):
-    def __init__(self, wire: bytes, pace: _Pace, done: asyncio.Future[None]) -> None:
-        self._wire, self._pace, self._done = wire, pace, done
+    def __init__(self, wires: Iterator[bytes], pace: _Pace, done: asyncio.Future[None]) -> None:
+        self._wires, self._pace, self._done = wires, pace, done
         self._data = bytearray()
         self._need = 0
         self._sent_at = 0.0
@@ -171,7 +172,7 @@ class _Client(asyncio.Protocol):
         self._data.clear()
         self._need = 0
         self._sent_at = time.perf_counter()
-        self._transport.write(self._wire)
+        self._transport.write(next(self._wires))
 
     def data_received(self, data: bytes) -> None:
         self._data += data
@@ -201,12 +202,12 @@ class _Client(asyncio.Protocol):
             self._transport.close()
 
 
-async def _run(wire: bytes, pace: _Pace, port: int, connections: int) -> float:
+async def _run(wires: Iterator[bytes], pace: _Pace, port: int, connections: int) -> float:
     loop = asyncio.get_running_loop()
     done: list[asyncio.Future[None]] = [loop.create_future() for _ in range(connections)]
     begin = time.perf_counter()
     for future in done:
-        await loop.create_connection(lambda future=future: _Client(wire, pace, future), HOST, port)  # type: ignore[misc]
+        await loop.create_connection(lambda future=future: _Client(wires, pace, future), HOST, port)  # type: ignore[misc]
     await asyncio.wait_for(asyncio.gather(*done), timeout=_ANSWER_SECONDS * 4)
     return time.perf_counter() - begin
 
@@ -219,16 +220,19 @@ def from_python(
     connections: int = 16,
     count: int | None = None,
     seconds: float | None = None,
+    others: Sequence[tuple[str, str]] = (),
 ) -> Load:
     """Ask over ``connections`` at once, ``count`` times in all or for ``seconds``; each answer has to be ``expected``.
 
-    Raises LoadError on the first answer that is not.
+    others: as of ``from_wrk``. Raises LoadError on the first answer that is not.
     """
     import uvloop
 
     pace = _Pace(expected, count, seconds)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        took = runner.run(_run(request.encode(port), pace, port, connections))
+        requests = [Request(path, headers={"X-Org-Id": tenant}) for path, tenant in others] or [request]
+        wires = cycle([each.encode(port) for each in requests])
+        took = runner.run(_run(wires, pace, port, connections))
     if not pace.latencies:
         raise LoadError("no answer in the whole time")
     return Load(
@@ -249,17 +253,29 @@ def find_wrk() -> str | None:
 
 
 def from_wrk(
-    wrk: str, port: int, request: Request, *, seconds: float, scratch: Path, connections: int = 16
+    wrk: str,
+    port: int,
+    request: Request,
+    *,
+    seconds: float,
+    scratch: Path,
+    connections: int = 16,
+    others: Sequence[tuple[str, str]] = (),
 ) -> Load:
-    """One thread of wrk over ``connections`` for whole ``seconds``. Raises LoadError if any answer was a 4xx or 5xx."""
+    """One thread of wrk over ``connections`` for whole ``seconds``. Raises LoadError if any answer was a 4xx or 5xx.
+
+    others: paths and tenants that are asked for in turn, in place of the request's own.
+    """
     command = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
     for name, value in request.headers.items():
         command += ["-H", f"{name}: {value}"]
     command += ["-s", str(_WRK_SCRIPT), f"http://{HOST}:{port}{request.path}", "--", request.method]
-    if request.body:
-        body = scratch / "body.json"
-        body.write_bytes(request.body)
-        command.append(str(body))
+    body, listed = scratch / "body.json", scratch / "paths.txt"
+    body.write_bytes(request.body)
+    command.append(str(body) if request.body else "-")
+    if others:
+        listed.write_text("".join(f"{path}\t{tenant}\n" for path, tenant in others), encoding="ascii")
+        command.append(str(listed))
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
     try:
         told = json.loads(done.stdout.strip().rsplit("\n", 1)[-1])

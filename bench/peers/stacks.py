@@ -212,7 +212,11 @@ def _pygeoapi(lab: Lab, _: PostgresServer | None) -> Generator[Peer]:
     processes.once(python.with_name("pygeoapi"), folder, environment, *generate, str(folder / "openapi.yml"))
     command = [str(python), "-m", "gunicorn", "pygeoapi.flask_app:APP", "-b", f"127.0.0.1:{port}", "-w", "2"]
     with running(
-        [*command, "-k", "gthread", "--threads", "8"], port, folder, "/conformance?f=json", environment
+        [*command, "-k", "gthread", "--threads", "8", "--keep-alive", "75"],
+        port,
+        folder,
+        "/conformance?f=json",
+        environment,
     ) as server:
         yield Peer(Local(Pygeoapi(port)), _sum(server))
 

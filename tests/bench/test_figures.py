@@ -106,7 +106,7 @@ def test_the_table_has_a_line_for_each_figure_with_what_it_judges() -> None:
 def test_the_document_keeps_the_values_of_every_round() -> None:
     figure = rate((500.0, 600.0), (1000.0, 1200.0), Target("half", bound=0.5))
 
-    kept = document({"reads": [figure]}, {"cores": "2"}, {"rounds": 2})
+    kept = document({"reads": [figure]}, {"cores": "2"}, {"rounds": 2}, {})
 
     assert kept["machine"] == {"cores": "2"}
     (line,) = kept["figures"]
