@@ -318,7 +318,7 @@ def test_a_skipped_test_is_a_failure_in_ci(tmp_path: Path, ci: str, closing: str
         *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--continue-on-collection-errors"),
         str(tmp_path),
         cwd=tmp_path,
-        env={**os.environ, "CI": ci},
+        env={**os.environ, "CI": ci, "PYTHONPATH": str(ROOT)},
     )
 
     assert closing in tested.stdout.splitlines()[-1], tested.stdout
