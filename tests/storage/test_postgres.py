@@ -24,9 +24,10 @@ from async_delivery.storage import postgres
 from async_delivery.storage.contract import Reader, Signal, Store, Transaction
 from async_delivery.storage.opening import Mode, StoreFile, open_store
 from async_delivery.storage.postgres import PostgresStore
+from async_delivery.storage.postgres_clock import DatabaseClock
 from async_delivery.storage.postgres_connect import Limits
 from async_delivery.storage.postgres_session import PostgresReader, PostgresTransaction
-from tests.contract.support import ALPHA, House, saving
+from tests.contract.support import ALPHA, House, fence_of, saving
 from tests.contract.test_races import together
 from tests.domain.support import NOON
 from tests.postgres import shared_server
@@ -485,3 +486,35 @@ def test_leases_are_judged_by_the_databases_clock(file: StoreFile) -> None:
         by_hand(file, "UPDATE async_delivery.jobs SET lease_expires_at = lease_expires_at - 31000000")
         slow = house.now - timedelta(days=1)
         assert [one.job_id for one in store.write(lambda tx: tx.lost_jobs(slow, [], 10))] == [job.job_id]
+
+
+def test_a_clock_of_the_database_that_is_set_ends_no_lease(file: StoreFile) -> None:
+    # given a process that has not heard yet that the clock was put forward by a day
+    with opened(file) as store:
+        late = DatabaseClock()
+        with psycopg.connect(file.database) as connection:
+            assert late.measure(connection) == timedelta()
+        late._offset_ns -= 86_400_000_000_000
+        store._clock = late
+        house = House(store)
+        house.now = store.clock()
+        house.submit_many(1)
+        (job,) = house.claim()
+
+        # when others look for leases that are over, and then its worker renews the lease by the old clock
+        assert store.write(lambda tx: tx.lost_jobs(house.now, [], 10, 30.0)) == []
+        late._offset_ns -= 86_400_000_000_000
+        until = store.clock() + timedelta(seconds=30)
+        (renewal,) = store.write(lambda tx: tx.renew_leases("worker-a", {job.job_id: fence_of(job)}, until))
+
+        # then it holds by the new one
+        assert renewal.held
+        (said,) = by_hand(file, "SELECT lease_expires_at FROM async_delivery.jobs")
+        (now,) = by_hand(file, "SELECT extract(epoch FROM clock_timestamp()) * 1000000")
+        assert 0 < said[0] - now[0] <= 31_000_000
+        # and those of the dead are found again once all others had the time to do the same
+        by_hand(file, "UPDATE async_delivery.jobs SET lease_expires_at = lease_expires_at - 31000000")
+        assert store.write(lambda tx: tx.lost_jobs(house.now, [], 10, 30.0)) == []
+        late._set_at -= 41
+        found = store.write(lambda tx: tx.lost_jobs(house.now, [], 10, 30.0))
+        assert [one.job_id for one in found] == [job.job_id]

@@ -33,7 +33,7 @@ def _rescue_batch(rt: Runtime, alive: Sequence[str]) -> list[Job]:
 
     def write(tx: Transaction) -> list[Job]:
         after = []
-        for job in tx.lost_jobs(now, alive, _BATCH):
+        for job in tx.lost_jobs(now, alive, _BATCH, rt.policy.lease_seconds):
             change = lifecycle.rescue(job, now, rt.new_id)
             tx.save(change)
             after.append(change.job)

@@ -297,11 +297,14 @@ class Transaction(Reader, Protocol):
     ) -> list[Renewal]:
         """Prolong the leases of one worker; ``held`` is False for each that it no longer has. For workers."""
 
-    def lost_jobs(self, now: datetime, alive: Sequence[str], limit: int) -> list[Job]:
+    def lost_jobs(
+        self, now: datetime, alive: Sequence[str], limit: int, lease_seconds: float = 0.0
+    ) -> list[Job]:
         """Running jobs, locked, whose lease is over. For workers.
 
         On a store that only one process can serve at a time, that is every lease not of a worker in ``alive``:
-        no clock is asked. Elsewhere it is every lease that ended before ``now`` by the database's clock.
+        no clock is asked. Elsewhere it is every lease that ended before ``now`` by the database's clock;
+        and none at all until a lease of ``lease_seconds`` and some more have passed since somebody set that clock.
         """
 
     def put_log(self, org_id: OrgId, job_id: JobId, attempt: int, text: str) -> None:

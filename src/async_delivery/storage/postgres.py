@@ -167,7 +167,7 @@ class PostgresStore:
     def _write_once(self, fn: Callable[[Transaction], T]) -> T:
         committing = False
         with self._connections.lent("refuses to write", away=self._away) as connection:
-            transaction = PostgresTransaction(Session(connection), TEXTS)
+            transaction = PostgresTransaction(Session(connection), TEXTS, self._clock)
             try:
                 self._connections.begin_write(connection)
                 value = fn(transaction)

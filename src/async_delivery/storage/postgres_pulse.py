@@ -21,7 +21,7 @@ from async_delivery import telemetry
 from async_delivery.domain.job import JobId, JobStatus
 from async_delivery.domain.tenant import OrgId
 from async_delivery.storage.contract import Signal
-from async_delivery.storage.postgres_clock import DatabaseClock
+from async_delivery.storage.postgres_clock import MEASURE_SECONDS, DatabaseClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,6 @@ _NOTIFY = f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CH
 # PostgreSQL refuses 8,000 bytes. A hint has at most 128 + 36 characters of ids and some digits.
 _PER_MESSAGE = 32
 _GATHER_SECONDS = 0.02
-_MEASURE_SECONDS = 10.0
 _FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS = 0.25, 4.0
 # More is no hint any more; whoever waits will find it by polling.
 _MAX_WAITING = 10_000
@@ -133,7 +132,7 @@ class Pulse:
 
     def _hear_for_a_while(self, connection: Connection) -> None:
         """Until it is time to ask the database again, or to end."""
-        until = self._clock.seconds() + _MEASURE_SECONDS
+        until = self._clock.seconds() + MEASURE_SECONDS
         while (left := until - self._clock.seconds()) > 0 and not self._closed.is_set():
             ready, _, _ = select.select([connection.fileno(), self._wake_receiver], [], [], left)
             if connection.fileno() in ready:

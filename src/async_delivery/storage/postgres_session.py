@@ -12,10 +12,12 @@ import psycopg
 from psycopg import errors
 from sqlalchemy.sql.expression import ClauseElement
 
-from async_delivery.domain.job import Job
+from async_delivery.domain.job import Fence, Job, JobId
 from async_delivery.storage import job_rows
 from async_delivery.storage import statements as sql
+from async_delivery.storage.contract import Renewal
 from async_delivery.storage.dialects import POSTGRESQL_SCHEMA, Texts
+from async_delivery.storage.postgres_clock import MEASURE_SECONDS, DatabaseClock
 from async_delivery.storage.postgres_together import PARAMETER, params_of, text_of
 from async_delivery.storage.reading import STREAMED_ROWS, Cursor, SqlReader
 from async_delivery.storage.schema import APPLICATION_ID, LOCK_CLAIMS
@@ -138,6 +140,10 @@ class PostgresTransaction(_OnPostgres, SqlTransaction):
     integrity_error = psycopg.IntegrityError
     places_are_shared = True
 
+    def __init__(self, connection: Session, texts: Texts, clock: DatabaseClock) -> None:
+        super().__init__(connection, texts)
+        self._clock = clock
+
     def is_duplicate(self, exc: Exception) -> bool:
         return isinstance(exc, errors.UniqueViolation)
 
@@ -153,6 +159,19 @@ class PostgresTransaction(_OnPostgres, SqlTransaction):
         (written,) = self._connection.execute(text, params_of(writes)).fetchone()
         return int(written)
 
-    def lost_jobs(self, now: datetime, alive: Sequence[str], limit: int) -> list[Job]:
-        # Other processes serve this store too: their leases count until the database's clock says otherwise.
+    def renew_leases(
+        self, worker_id: str, fences: Mapping[JobId, Fence], expires_at: datetime
+    ) -> list[Renewal]:
+        # By a clock that was set since it was last asked they would be over now, or hold long after a worker's death.
+        was_set = self._clock.measure(self._connection.raw)
+        return super().renew_leases(worker_id, fences, expires_at + was_set)
+
+    def lost_jobs(
+        self, now: datetime, alive: Sequence[str], limit: int, lease_seconds: float = 0.0
+    ) -> list[Job]:
+        # Other processes serve this store too: their leases count until the database's clock says otherwise. Where
+        # that was set, each must have had the time to notice, and to renew what it holds.
+        self._clock.measure(self._connection.raw)
+        if not self._clock.settled(lease_seconds + MEASURE_SECONDS):
+            return []
         return [job_rows.to_job(row) for row in self._all(sql.LIST_LOST, {"at_most": limit})]

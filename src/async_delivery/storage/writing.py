@@ -175,7 +175,9 @@ class SqlTransaction(SqlReader):
             renewals.append(Renewal(job_id, fence, row is not None, row is not None and row[0] is not None))
         return renewals
 
-    def lost_jobs(self, now: datetime, alive: Sequence[str], limit: int) -> list[Job]:
+    def lost_jobs(
+        self, now: datetime, alive: Sequence[str], limit: int, lease_seconds: float = 0.0
+    ) -> list[Job]:
         # One process serves this store at a time (see the lock of sqlite), so no clock is needed.
         leased = [job_rows.to_job(row) for row in self._all(sql.LIST_LEASED, {})]
         lost = [job for job in leased if job.lease is not None and job.lease.worker_id not in alive]
