@@ -8,7 +8,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 RAY_STAMP := .venv/.installed-ray
 
-.PHONY: help setup demo serve test test-long check fix bench bench-quick requirements clean
+.PHONY: help setup demo serve test test-long check fix bench bench-quick bench-peers requirements clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,11 @@ requirements: ## Pin the dependencies anew, with hashes (needs uv)
 	$(COMPILE) -c requirements/dev.txt --extra otel -o requirements/otel.txt
 	$(COMPILE) -c requirements/dev.txt --extra ray -o requirements/ray.txt
 	$(PIN) -c requirements/dev.txt --group build -o requirements/build.txt
+
+PEERS = celery dbos huey procrastinate pygeoapi taskiq
+bench-peers: ## Pin what the benchmarks compare with anew, with hashes (needs uv)
+	@command -v uv >/dev/null || { echo "make bench-peers needs uv on the PATH" >&2; exit 1; }
+	@cd bench/peers/requirements && for peer in $(PEERS); do $(PIN) $$peer.in -o $$peer.txt $(ARGS) || exit 1; done
 
 clean: ## Remove caches and build output; .venv, stores and artefacts stay
 	@rm -rf build dist bench/out .coverage htmlcov .hypothesis .schemathesis
