@@ -116,6 +116,18 @@ class ResultCorruptError(AsyncDeliveryError):
         self.result_id = result_id
 
 
+class JobCorruptError(AsyncDeliveryError):
+    """The row of a job holds something that this service never writes; ``what`` says what."""
+
+    code = "job_corrupt"
+
+    def __init__(self, job_id: str, what: str) -> None:
+        super().__init__(
+            f"job {job_id} is damaged in the store: {what}; see what else is wrong with: async-delivery store check"
+        )
+        self.job_id = job_id
+
+
 class PayloadTooLargeError(AsyncDeliveryError):
     """The body or file is larger than the server takes."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
+from async_delivery.domain.errors import JobCorruptError
 from async_delivery.domain.failure import Failure
 from async_delivery.domain.job import (
     Job,
@@ -22,6 +24,8 @@ from async_delivery.storage.cells import (
     to_json_text,
     to_micros,
 )
+
+log = logging.getLogger("async_delivery.storage")
 
 JOB_COLUMNS = (
     "job_id",
@@ -68,7 +72,7 @@ JOB_COLUMNS = (
 
 
 def to_job(row: Row) -> Job:
-    """A row of JOB_COLUMNS."""
+    """A row of JOB_COLUMNS. Raises JobCorruptError."""
     (
         job_id,
         org_id,
@@ -111,6 +115,8 @@ def to_job(row: Row) -> Job:
         cancel_reason,
         held,
     ) = row
+    if status not in _STATUS or priority not in _PRIORITY:
+        raise JobCorruptError(job_id, f"there is no status {status!r} with the priority {priority!r}")
     return Job(
         job_id=job_id,
         org_id=org_id,
@@ -151,6 +157,17 @@ def to_job(row: Row) -> Job:
         cancel_reason=cancel_reason,
         held=held == 1,
     )
+
+
+def to_jobs(found: Iterable[Row]) -> list[Job]:
+    """The jobs of rows of JOB_COLUMNS. One that is damaged is left out and told of: it must not hide the others."""
+    jobs = []
+    for row in found:
+        try:
+            jobs.append(to_job(row))
+        except JobCorruptError as exc:
+            log.error("left out: %s", exc.message)
+    return jobs
 
 
 # A lookup is several times faster than calling the enum.

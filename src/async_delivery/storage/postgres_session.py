@@ -174,4 +174,4 @@ class PostgresTransaction(_OnPostgres, SqlTransaction):
         self._clock.measure(self._connection.raw)
         if not self._clock.settled(lease_seconds + MEASURE_SECONDS):
             return []
-        return [job_rows.to_job(row) for row in self._all(sql.LIST_LOST, {"at_most": limit})]
+        return job_rows.to_jobs(self._all(sql.LIST_LOST, {"at_most": limit}))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Protocol
 
 from sqlalchemy import Select
@@ -30,6 +31,8 @@ from async_delivery.storage.contract import (
     JobFilter,
     RetentionCount,
     Section,
+    SeenJob,
+    SeenResult,
     Stock,
     StoreFacts,
 )
@@ -38,6 +41,7 @@ from async_delivery.storage.dialects import Texts
 MAX_LABELS = 16
 LAST_SEQ = 2**31 - 1  # of the columns that count a job's events
 STREAMED_ROWS = 64
+_KEPT_ROWS = 1_024
 _TERMINAL = frozenset({"completed", "failed", "canceled"})
 Params = Mapping[str, Any]
 
@@ -70,6 +74,24 @@ def _require_question(statement: ClauseElement) -> None:
     """Who asks for a text that no store can keep finds nothing; who writes one hears of it."""
     if not isinstance(statement, Select):
         raise  # noqa: PLE0704  called while the driver's error is handled
+
+
+# What is read again and again has not changed in between: a row is kept with what it became. Some 2 KiB each.
+@lru_cache(_KEPT_ROWS)
+def _to_found(row: tuple[Any, ...]) -> FoundResult:
+    return FoundResult(rows.to_result(row), row[-2] in _TERMINAL, row[-1])
+
+
+@lru_cache(_KEPT_ROWS)
+def _to_seen_job(row: tuple[Any, ...]) -> SeenJob:
+    return SeenJob(job_rows.to_job(row[:-1]), row[-1] or 0)
+
+
+def _as_asked(found: FoundResult, org_id: OrgId, result_id: ResultId) -> FoundResult:
+    result = found.result
+    if result.result_id != result_id or result.org_id != org_id:
+        raise ResultCorruptError(result_id)  # an index that is damaged leads to another row
+    return found
 
 
 class SqlReader:
@@ -120,6 +142,10 @@ class SqlReader:
         row = self._one(sql.FIND_JOB, {"the_job_id": job_id, "the_org_id": org_id})
         return None if row is None else job_rows.to_job(row)
 
+    def see_job(self, org_id: OrgId, job_id: JobId) -> SeenJob | None:
+        row = self._one(sql.SEE_JOB, {"the_job_id": job_id, "the_org_id": org_id})
+        return None if row is None else _to_seen_job(tuple(row))
+
     def find_request(self, org_id: OrgId, job_id: JobId) -> JobRequest | None:
         row = self._one(sql.FIND_REQUEST, {"the_job_id": job_id, "the_org_id": org_id})
         return None if row is None else rows.to_request(row)
@@ -149,7 +175,7 @@ class SqlReader:
             page=before is not None,
             completed=JobStatus.COMPLETED in statuses,
         )
-        return [job_rows.to_job(row) for row in self._all(statement, params)]
+        return job_rows.to_jobs(self._all(statement, params))
 
     def event_seqs(self, job_ids: Sequence[JobId]) -> Mapping[JobId, int]:
         found = self._all(sql.LIST_EVENT_SEQS, {"the_job_ids": self.list_param(list(job_ids))})
@@ -172,12 +198,18 @@ class SqlReader:
 
     def find_result(self, org_id: OrgId, result_id: ResultId) -> FoundResult | None:
         row = self._one(sql.FIND_RESULT, {"the_result_id": result_id, "the_org_id": org_id})
+        return None if row is None else _as_asked(_to_found(tuple(row)), org_id, result_id)
+
+    def see_result(self, org_id: OrgId, result_id: ResultId, at_most_bytes: int) -> SeenResult | None:
+        row = self._one(
+            sql.SEE_RESULT,
+            {"the_result_id": result_id, "the_org_id": org_id, "at_most_bytes": at_most_bytes},
+        )
         if row is None:
             return None
-        result = rows.to_result(row)
-        if (result.result_id, result.org_id) != (result_id, org_id):
-            raise ResultCorruptError(result_id)  # an index that is damaged leads to another row
-        return FoundResult(result, row[-2] in _TERMINAL, row[-1])
+        body = row[-1]
+        found = _as_asked(_to_found(tuple(row[:-1])), org_id, result_id)
+        return SeenResult(found, body if body is None else bytes(body))
 
     def newest_result(self, org_id: OrgId, job_id: JobId) -> Result | None:
         row = self._one(sql.NEWEST_RESULT, {"the_job_id": job_id, "the_org_id": org_id})

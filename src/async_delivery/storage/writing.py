@@ -179,7 +179,7 @@ class SqlTransaction(SqlReader):
         self, now: datetime, alive: Sequence[str], limit: int, lease_seconds: float = 0.0
     ) -> list[Job]:
         # One process serves this store at a time (see the lock of sqlite), so no clock is needed.
-        leased = [job_rows.to_job(row) for row in self._all(sql.LIST_LEASED, {})]
+        leased = job_rows.to_jobs(self._all(sql.LIST_LEASED, {}))
         lost = [job for job in leased if job.lease is not None and job.lease.worker_id not in alive]
         return lost[:limit]
 
