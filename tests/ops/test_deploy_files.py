@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import click
@@ -384,7 +388,38 @@ def test_only_one_cleanup_runs_and_the_api_leaves_it_to_it() -> None:
     assert not EXAMPLES["compose.yaml: api"].settings().cleanup_schedule.is_off
     # Of the exit codes, only 3 (another one runs, or a pause) is no failure of the job.
     shell, script = container["command"][:2], container["command"][2]
-    for code_of_program, expected in ((0, 0), (1, 1), (2, 1), (3, 0)):
+    for code_of_program, expected in ((0, 0), (1, 1), (2, 2), (3, 0)):
         stand_in = script.replace('async-delivery "$@"', f"(exit {code_of_program})")
         assert stand_in != script
         assert subprocess.run([*shell, stand_in], timeout=60, check=False).returncode == expected
+
+
+def test_a_cleanup_hears_of_it_when_its_pod_is_to_go() -> None:
+    (container,) = pod_of(the("CronJob", "async-delivery-cleanup"))["spec"]["containers"]
+    shell, script = container["command"][:2], container["command"][2]
+    stand_in = script.replace(
+        'async-delivery "$@"', "sh -c 'trap \"exit 2\" TERM; echo up; while :; do sleep 0.05; done'"
+    )
+    assert stand_in != script
+
+    with subprocess.Popen([*shell, stand_in], stdout=subprocess.PIPE, start_new_session=True) as pod:
+        try:
+            assert pod.stdout
+            assert pod.stdout.readline() == b"up\n"
+            status = Path(f"/proc/{pod.pid}/status")
+            ends_at = monotonic() + 60
+            while not _caught(status.read_text()) & 1 << (signal.SIGTERM - 1):
+                assert monotonic() < ends_at, "the shell minds no SIGTERM"
+                sleep(0.005)
+            pod.terminate()
+            code = pod.wait(60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(pod.pid, signal.SIGKILL)
+
+    assert code == 2
+
+
+def _caught(status: str) -> int:
+    """The signals for which a process has a handler, from its file in /proc."""
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), 16)
