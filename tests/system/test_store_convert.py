@@ -272,6 +272,51 @@ def test_an_export_writes_over_nothing(tmp_path: Path) -> None:
     assert "exists already" in done.stderr
 
 
+@pytest.mark.parametrize("spelling", ["x.json", "./runtime/../x.json"])
+def test_an_account_does_not_take_the_place_of_its_document(tmp_path: Path, spelling: str) -> None:
+    document(tmp_path)
+    store(tmp_path, "convert")
+
+    done = store(tmp_path, "export", "x.json", "--account", spelling)
+
+    assert done.returncode == 1
+    assert done.stderr == (
+        "async-delivery: x.json: cannot be both the document and its account; name another --account\n"
+    )
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_an_account_does_not_take_the_place_of_the_new_database(tmp_path: Path) -> None:
+    path = document(tmp_path)
+    original = path.read_bytes()
+
+    done = store(tmp_path, "convert", "--account", str(path.with_name("store.v1.sqlite3")))
+
+    assert done.returncode == 1
+    assert "is no account" in done.stderr
+    assert path.read_bytes() == original
+    assert store(tmp_path, "convert").returncode == 0
+    assert json.loads(store(tmp_path, "info", "--json").stdout)["counts"]["jobs"] == len(STATES)
+
+
+def test_moves_that_begin_in_the_same_second_have_an_account_each(tmp_path: Path) -> None:
+    path = document(tmp_path)
+    store(tmp_path, "init", "--store-file", "other/store.json")
+    program = str(CHECKOUT / ".venv/bin/async-delivery")
+    command = [program, "store", "import", str(path), "--store-file", "other/store.json"]
+
+    both = [
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+
+    assert [each.wait(DEADLINE_SECONDS) for each in both] == [0, 0]
+    accounts = list((tmp_path / "other").glob("*.account.json"))
+    assert len(accounts) == 2
+    read = [json.loads(each.read_bytes())["counts"]["jobs"] for each in accounts]
+    assert sorted(each["there"] for each in read) == [0, len(STATES)]
+
+
 def test_a_job_that_is_another_one_here_is_named_and_exit_code_1(tmp_path: Path) -> None:
     document(tmp_path)
     store(tmp_path, "convert")

@@ -33,10 +33,7 @@ class AccountFile:
         self.path = path
         self._part = path.with_name(f".{path.name}.{os.getpid()}.new")
         self._entries = 0
-        if os.path.lexists(path) and not _is_account(path):
-            raise StoreFileError(
-                f"{path}: exists already and is no account; name another file with --account"
-            )
+        self._require_own()
         _sweep(path.parent)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +54,8 @@ class AccountFile:
 
     def finish(self, sums: Mapping[str, Any]) -> None:
         """Write the sums and put the file in its place. Raises StoreFileError."""
+        # The move itself may have made something there: the database that it was asked to fill.
+        self._require_own()
         try:
             self._out.write(b"\n]," + orjson.dumps(sums)[1:] + b"\n")
             self._out.flush()
@@ -66,6 +65,12 @@ class AccountFile:
             sync_folder(self.path.parent)
         except OSError as exc:
             raise StoreFileError(f"{self.path}: the account cannot be written: {exc.strerror}") from exc
+
+    def _require_own(self) -> None:
+        if os.path.lexists(self.path) and not _is_account(self.path):
+            raise StoreFileError(
+                f"{self.path}: exists already and is no account; name another file with --account"
+            )
 
     def __enter__(self) -> Self:
         return self

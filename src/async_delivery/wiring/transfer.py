@@ -31,7 +31,8 @@ from async_delivery.storage.storefile import StoreFile, is_document, read_store_
 from async_delivery.storage.unfinished import sweep_unfinished
 
 _MOST_VIOLATIONS = 10
-_STAMP = "%Y%m%dT%H%M%SZ"
+# To the microsecond: two imports that begin in the same second have an account each.
+_STAMP = "%Y%m%dT%H%M%S%fZ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,10 @@ def _convert(settings: Settings, account_path: Path | None) -> Moved:
         try:
             # Before the last step: a conversion without its account would be one that nobody can check.
             book.finish(account, store_id=begun.store_id, database=begun.database, backup=str(backup))
+        except StoreFileError:
+            backup.unlink()
+            raise
+        try:
             conversion.publish(document, begun)
         except StoreFileError:
             backup.unlink()
@@ -147,6 +152,8 @@ def export_document(settings: Settings, target: Path, account_path: Path | None)
     """Write every job of the store, as it is in one moment, to a new file. Raises StoreFileError, UnavailableError."""
     if os.path.lexists(target):
         raise StoreFileError(f"{target}: exists already; nothing is written over it")
+    if account_path is not None and os.path.realpath(account_path) == os.path.realpath(target):
+        raise StoreFileError(f"{target}: cannot be both the document and its account; name another --account")
     part = target.with_name(f".{target.name}.{os.getpid()}.new")
     sweep_unfinished(target)
     try:
