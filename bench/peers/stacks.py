@@ -262,7 +262,7 @@ KINDS = (
     Kind(
         "dbos",
         "DBOS",
-        "DBOS on the PostgreSQL below; a workflow without steps from a queue asked every 20 ms; 2 executors; "
+        "DBOS on the PostgreSQL below; a workflow without steps from a queue asked every 10 ms; 2 executors; "
         "DBOSClient submits",
         _dbos,
         on_postgres=True,

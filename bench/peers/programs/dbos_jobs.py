@@ -16,7 +16,7 @@ from bench.peers import driving
 
 URL = os.environ["PEER_URL"]
 QUEUE = "jobs"
-POLLING_SECONDS = float(os.environ.get("PEER_POLLING_SECONDS", "0.02"))
+POLLING_SECONDS = float(os.environ.get("PEER_POLLING_SECONDS", "0.01"))
 NAME, VERSION = "bench-peer", "1"
 
 
