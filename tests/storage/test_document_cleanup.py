@@ -17,9 +17,10 @@ from async_delivery.domain.cleanup import Runner
 from async_delivery.domain.errors import StoreBusyError, StoreFileError
 from async_delivery.domain.retention import ExitCode, RetentionPolicy, RetentionReport
 from async_delivery.storage.conversion import only_one
-from async_delivery.storage.document import Document, Place
+from async_delivery.storage.document import Document
 from async_delivery.storage.document_cleanup import DocumentCleanup, StoppedError
 from async_delivery.storage.document_going import cuts_of
+from async_delivery.storage.document_index import Place
 from async_delivery.storage.document_scan import members
 from async_delivery.wiring.cleaning import clean_up
 from tests.domain.support import NOON

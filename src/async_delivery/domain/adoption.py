@@ -7,7 +7,6 @@ job's own, and instants that are made are the last ones known of it. Nothing her
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -17,9 +16,11 @@ from typing import Any
 from async_delivery.domain import lifecycle
 from async_delivery.domain import notification as notifications
 from async_delivery.domain.account import Entry, Kind, Note, Verdict
+from async_delivery.domain.adopted_results import settle_results
+from async_delivery.domain.adopting import Adopting, known
 from async_delivery.domain.event import ActorType, Event, EventType
 from async_delivery.domain.failure import failure
-from async_delivery.domain.found import UNKNOWN, FoundEvent, FoundJob, FoundNotification, FoundResult
+from async_delivery.domain.found import UNKNOWN, FoundEvent, FoundJob, FoundNotification
 from async_delivery.domain.job import (
     ACTIVE,
     Attempt,
@@ -27,11 +28,9 @@ from async_delivery.domain.job import (
     Job,
     JobStatus,
     Lease,
-    ResultId,
 )
 from async_delivery.domain.lifecycle import Change
 from async_delivery.domain.notification import Channel, Notification
-from async_delivery.domain.result import Result, ResultKind
 from async_delivery.domain.transfer import JobBundle, KeptResult
 
 UNKNOWN_STATE = "unknown_state"
@@ -46,7 +45,7 @@ _OUTCOMES = {
 def adopt(found: FoundJob) -> tuple[JobBundle, tuple[Entry, ...]]:
     """The job as a store may keep it, and what is to be named of it."""
     work = _Adoption(found)
-    work.settle_results()
+    settle_results(work)
     work.settle_attempts()
     work.settle_events()
     work.settle_state()
@@ -54,149 +53,7 @@ def adopt(found: FoundJob) -> tuple[JobBundle, tuple[Entry, ...]]:
     return work.bundle(), tuple(work.entries())
 
 
-class _Adoption:
-    def __init__(self, found: FoundJob) -> None:
-        self.found = found
-        self.job = found.job
-        self.results: list[FoundResult] = []
-        self.events: list[FoundEvent] = []
-        self.attempts: list[Attempt] = []
-        self.told: list[FoundNotification] = []
-        self.also: list[Entry] = []
-        self._numbers = 0
-        self.at = self._last_known()
-
-    # ------------------------------------------------------------ tools
-    def _last_known(self) -> datetime:
-        """The latest instant that is known of the job."""
-        job = self.found.job
-        known = [job.submitted_at, job.queued_at, job.updated_at, job.started_at, job.finished_at]
-        known += [each.event.occurred_at for each in self.found.events]
-        known += [each.result.created_at for each in self.found.results]
-        return max((at for at in known if at is not None), default=UNKNOWN)
-
-    def new_id(self) -> str:
-        """An id made of the job's own: the same whenever this job is read again."""
-        self._numbers += 1
-        name = f"async-delivery adoption {self._numbers} of {self.job.org_id} {self.job.job_id}"
-        text = hashlib.sha256(name.encode()).hexdigest()
-        return f"{text[:8]}-{text[8:12]}-8{text[13:16]}-a{text[17:20]}-{text[20:32]}"
-
-    def note(self, done: str, name: str | None = None, was: Any = None) -> None:
-        self.found.notes.append(Note(done, name, was))
-
-    def made(self, kind: Kind, record_id: str, done: str) -> None:
-        self.also.append(Entry(kind, record_id, Verdict.MADE, (Note(done),), self.job.job_id))
-
-    # ------------------------------------------------------------ results
-    def settle_results(self) -> None:
-        given = sorted(
-            enumerate(self.found.results),
-            key=lambda it: (it[1].result.result_seq, it[1].result.created_at, it[0]),
-        )
-        results = [each for _, each in given]
-        final = self._final(results)
-        for each in results:
-            if each is not final and each.result.is_final:
-                each.notes.append(
-                    Note(
-                        "a second final result, or one of a job that did not complete: kept as a partial one",
-                        "result_kind",
-                        "final",
-                    )
-                )
-                each.result = replace(each.result, result_kind=ResultKind.PARTIAL)
-        if final is not None:
-            results.remove(final)
-            results.append(final)
-        _number_results(results)
-        if final is None and self.job.status is JobStatus.COMPLETED and self.found.state_known:
-            results.append(self._receipt(results))
-        self.results = results
-        last = results[-1].result if results else None
-        partials = sum(1 for each in results if not each.result.is_final)
-        # An ended job that names or counts more than there is has been cleaned up, and nothing is odd about that.
-        cleaned = self.job.status.terminal and self.found.state_known
-        said = self.job.partial_count
-        if said >= 0 and (partials > said or (partials < said and not cleaned)):
-            self.note(
-                f"partial_count {said} became {partials}, the partial results there are",
-                "partial_count",
-                said,
-            )
-        named, now_named = self.job.result_id, last.result_id if last else None
-        if named is not None and named != now_named and (last is not None or not cleaned):
-            self.note(
-                "result_id named a result that is not there or not the newest; it names the newest one"
-                if last
-                else "result_id named a result that is not there",
-                "result_id",
-                named,
-            )
-        self.job = replace(
-            self.job,
-            result_id=now_named,
-            partial_count=partials,
-            result_seq=last.result_seq if last else 0,
-        )
-
-    def _final(self, results: Sequence[FoundResult]) -> FoundResult | None:
-        """Which result is the job's final one, if it has one; a job with its final result has completed."""
-        finals = [each for each in results if each.result.is_final]
-        named = next((each for each in results if each.result.result_id == self.job.result_id), None)
-        if not self.found.state_known:
-            return None
-        if self.job.status in ACTIVE and finals:
-            self._complete(finals[-1].result)
-            return finals[-1]
-        if self.job.status is not JobStatus.COMPLETED:
-            return None
-        if finals:
-            return named if named in finals else finals[-1]
-        if named is not None:
-            named.notes.append(
-                Note("the completed job names this one, so it is its final result", "result_kind", "partial")
-            )
-            named.result = replace(named.result, result_kind=ResultKind.FINAL)
-        return named
-
-    def _complete(self, final: Result) -> None:
-        was = self.job.status
-        self.note("it had its final result, but its end was never written: completed", "status", str(was))
-        ended = final.created_at if final.created_at != UNKNOWN else self.at
-        self.job = replace(
-            self.job,
-            status=JobStatus.COMPLETED,
-            progress_percent=100.0,
-            finished_at=_known(ended),
-            updated_at=ended,
-            error=None,
-        )
-
-    def _receipt(self, results: Sequence[FoundResult]) -> FoundResult:
-        """What is left of a final result that was cleaned up: who asks for it hears that it has expired."""
-        result_id = self.job.result_id
-        if result_id is None or not self.found.result_free:
-            result_id = ResultId(self.new_id())
-        ended = self.job.finished_at or self.at
-        result = Result(
-            result_id=result_id,
-            org_id=self.job.org_id,
-            job_id=self.job.job_id,
-            result_kind=ResultKind.FINAL,
-            result_seq=results[-1].result.result_seq + 1 if results else 1,
-            attempt=max(1, self.job.attempt),
-            created_at=ended,
-            expires_at=ended,
-            size_bytes=0,
-            sha256="",
-            deleted_at=ended,
-        )
-        self.made(
-            Kind.RESULTS, result_id, "the completed job has no final result: a receipt that answers 410"
-        )
-        return FoundResult(result, None)
-
+class _Adoption(Adopting):
     # ------------------------------------------------------------ attempts
     def settle_attempts(self) -> None:
         given = self.found.attempts
@@ -314,7 +171,7 @@ class _Adoption:
                 "the store it came from had it in a state that is not known here",
                 retryable=True,
             )
-            self.job = replace(job, status=JobStatus.FAILED, error=reason, finished_at=_known(self.at))
+            self.job = replace(job, status=JobStatus.FAILED, error=reason, finished_at=known(self.at))
             self.attempts = [self._ended(each, each.attempt == self.job.attempt) for each in self.attempts]
             self._say(EventType.FAILED, ActorType.SYSTEM, self.at, error_code=reason.code)
         elif self.found.job.status in ACTIVE and job.status is JobStatus.COMPLETED:
@@ -339,8 +196,8 @@ class _Adoption:
         job = change.job
         self.job = replace(
             job,
-            finished_at=_known(job.finished_at),
-            canceled_at=_known(job.canceled_at),
+            finished_at=known(job.finished_at),
+            canceled_at=known(job.canceled_at),
         )
         if change.attempt is not None:
             self.attempts[-1] = replace(change.attempt, started_at=self.attempts[-1].started_at)
@@ -379,7 +236,7 @@ class _Adoption:
     def _tell(self) -> None:
         ended = self.job.finished_at or self.at
         made = notifications.in_app(self.job, ended, self.new_id)
-        made = replace(made, sent_at=_known(made.sent_at))
+        made = replace(made, sent_at=known(made.sent_at))
         self.told.append(FoundNotification(made, b""))
         self.made(Kind.NOTIFICATIONS, made.notification_id, "the job has ended and had no in_app record")
 
@@ -423,21 +280,6 @@ class _Adoption:
             if notes
         ]
         return odd + self.also
-
-
-def _known(at: datetime | None) -> datetime | None:
-    return None if at == UNKNOWN else at
-
-
-def _number_results(results: Sequence[FoundResult]) -> None:
-    numbers = [each.result.result_seq for each in results]
-    if all(number >= 1 for number in numbers) and numbers == sorted(set(numbers)):
-        return
-    for number, each in enumerate(results, start=1):
-        was = each.result.result_seq
-        if was != number:
-            each.notes.append(Note(f"numbered {number} in its order", "result_seq", was or None))
-            each.result = replace(each.result, result_seq=number)
 
 
 def _numbered(events: Sequence[FoundEvent], said: int, ended: bool) -> bool:

@@ -21,9 +21,10 @@ from async_delivery.domain.retention import RetentionPolicy, SectionCount
 from async_delivery.domain.tenant import DEFAULT_ORG
 from async_delivery.storage.contract import RetentionCount
 from async_delivery.storage.conversion import require_unchanged
-from async_delivery.storage.document import Document, Place
+from async_delivery.storage.document import Document
 from async_delivery.storage.document_fields import Fields, RefusedRecord, instant_of
 from async_delivery.storage.document_going import cuts_of, cuts_with_jobs
+from async_delivery.storage.document_index import Place
 from async_delivery.storage.document_jobs import STATES, tenant_of
 from async_delivery.storage.document_scan import HELD_BYTES, Member, elements, hand_back
 from async_delivery.storage.replacing import Replacement

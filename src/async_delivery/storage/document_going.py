@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from async_delivery.domain.account import Kind
-from async_delivery.storage.document import CHUNKS, INPUTS, Document, Place
+from async_delivery.storage.document import CHUNKS, INPUTS, Document
+from async_delivery.storage.document_index import Place
 from async_delivery.storage.document_scan import Member
 
 

@@ -27,8 +27,9 @@ from async_delivery.domain.notification import Channel, DeliveryStatus, Notifica
 from async_delivery.domain.result import Result, ResultKind, SealedBody, seal_bytes
 from async_delivery.domain.transfer import JobBundle
 from async_delivery.storage.cells import FAR_FUTURE, canonical_of_parsed
-from async_delivery.storage.document import Document, Place, load_exactly
+from async_delivery.storage.document import Document, load_exactly
 from async_delivery.storage.document_fields import ID_FORM, Fields, RefusedRecord, is_id
+from async_delivery.storage.document_index import Place
 from async_delivery.storage.document_jobs import JOB_FIELDS, TENANT_FIELDS, Defaults, read_fields
 
 KINDS = {str(each): str(each) for each in ResultKind}

@@ -98,8 +98,10 @@ class DocumentWriter:
 
 def _instant(at: datetime | None) -> str | None:
     """With microseconds, as stores keep them; None where it is missing."""
-    if at is None or at == EPOCH:
-        return None
+    return None if at is None or at == EPOCH else _exact(at)
+
+
+def _exact(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
@@ -195,10 +197,6 @@ def _result(kept: KeptResult) -> Mapping[str, Any]:
     if kept.data is not None:
         record["result_payload"] = orjson.Fragment(kept.data)
     return record
-
-
-def _exact(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _event(event: Event) -> Mapping[str, Any]:
