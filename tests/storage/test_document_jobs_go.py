@@ -116,6 +116,7 @@ def test_a_held_job_stays_and_is_counted(tmp_path: Path) -> None:
 UNCLEAR = {
     "no valid end": lambda d: d["jobs"]["job-0"].update(finished_at="yesterday"),
     "a result without an instant": lambda d: d["results"]["job-0-final"].update(created_at=None),
+    "a result that is no object": lambda d: d["results"].update({"job-0-final": "text"}),
     "an event without an instant": lambda d: d["events"]["job-0"][1].update(occurred_at=7),
     "events that are no list": lambda d: d["events"].update({"job-0": {"not": "a list"}}),
     "an unknown state": lambda d: d["jobs"]["job-0"].update(status="resting"),

@@ -87,6 +87,8 @@ class DocumentCleanup:
         # Jobs of which something stays, or something is not clear, so that they stay themselves.
         self._staying: set[str] = set()
         self._input_of: dict[str, str] = {}
+        # Result -> the ended jobs that name it.
+        self._namers: dict[str, list[str]] = defaultdict(list)
         self._events_of: dict[str, list[Place]] = {}
         self._sort_jobs()
         self._results = self._of_results()
@@ -133,6 +135,8 @@ class DocumentCleanup:
             if job_id in unclear or not isinstance(record, dict) or not _ended(record):
                 self._active += 1
                 continue
+            if isinstance(result_id := record.get("result_id"), str):
+                self._namers[result_id].append(job_id)
             ended_at = instant_of(record.get("finished_at"))
             self._ended[job_id] = _Owner(
                 org_id=_tenant(record),
@@ -164,6 +168,9 @@ class DocumentCleanup:
             job_id = record.get("job_id") if isinstance(record, dict) else None
             if isinstance(job_id, str) and member.key in unclear:
                 self._staying.add(job_id)
+            if not isinstance(record, dict):
+                # It cannot say whose it is; the job that names it can.
+                self._staying.update(self._namers.get(member.key, ()))
             if isinstance(record, dict) and record.get("deleted_at") is not None:
                 return False  # the receipt of one that has gone already
             sums.total += 1
