@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 from datetime import timedelta
@@ -20,13 +21,15 @@ from async_delivery.domain.smoke import (
     SMOKE_KIND,
     STAGING,
     STAGING_REQUIRED,
+    Profile,
     implausible,
     report_fault,
     staging_fault,
 )
 from async_delivery.ops.artefacts import read_artefact, read_artefacts, write_json, write_new
 from async_delivery.ops.checks import Check, CheckFailed, Checklist, CheckSkipped, junit
-from async_delivery.ops.probe import segment
+from async_delivery.ops.probe import Probe, segment
+from async_delivery.ops.smoke import Plan, run_smoke
 from tests.docs.pages import read, section
 from tests.domain.support import NOON
 
@@ -280,3 +283,44 @@ def test_an_id_is_one_segment_of_the_path_whatever_it_holds(odd: str) -> None:
 
     assert asked == path
     assert asked.count("/") == 3
+
+
+# ---------------------------------------------------------------- what an end in the middle leaves
+
+
+def test_an_interrupted_run_leaves_an_artefact_that_says_so_and_is_not_green(tmp_path: Path) -> None:
+    def interrupted(check: Check) -> None:
+        raise KeyboardInterrupt
+
+    with Probe("http://127.0.0.1:1") as probe:
+        plan = Plan(
+            profile=Profile.STAGING,
+            probe=probe,
+            org_id=None,
+            store=None,
+            results_ttl_seconds=1,
+            events_ttl_seconds=1,
+            jobs_ttl_seconds=None,
+            artifacts_dir=tmp_path,
+        )
+        with pytest.raises(KeyboardInterrupt):
+            run_smoke(plan, interrupted)
+
+    (artefact,) = read_artefacts(tmp_path, "smoke-staging-*.json")
+    assert artefact.body is not None
+    assert artefact.body["interrupted"] is True
+    assert artefact.body["ok"] is False
+    assert [check["id"] for check in artefact.body["checks"]] == ["health"]
+    assert staging_fault(artefact.body, artefact.at) is not None
+
+
+def test_what_a_killed_process_left_half_written_goes_after_a_day(tmp_path: Path) -> None:
+    old, fresh, other = tmp_path / ".a.x.part", tmp_path / ".b.y.part", tmp_path / "c.part"
+    for path in (old, fresh, other):
+        path.write_text("half")
+    for path in (old, other):
+        os.utime(path, (1, 1))
+
+    write_json(tmp_path, "next", {})
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".b.y.part", "c.part", "next.json"]

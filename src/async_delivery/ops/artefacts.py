@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,8 @@ from async_delivery.domain.instant import parse_instant
 
 _LARGEST_BYTES = 16 * 1024 * 1024
 _CLOCKS_DIFFER = timedelta(hours=1)
+# To write an artefact takes milliseconds; a day is more than any clock of a shared folder is wrong.
+_UNFINISHED_SECONDS = 86_400.0
 
 
 def check_writable(folder: Path) -> None:
@@ -34,6 +37,7 @@ def write_new(folder: Path, stem: str, suffix: str, data: bytes, *, private: boo
     It appears whole or not at all. ``private``: for its owner's eyes. Raises OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
     handle, name = tempfile.mkstemp(prefix=f".{stem}.", suffix=".part", dir=folder)
     part = Path(name)
     try:
@@ -57,6 +61,15 @@ def write_new(folder: Path, stem: str, suffix: str, data: bytes, *, private: boo
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def _sweep(folder: Path) -> None:
+    """Take away what processes that were killed have left half-written long ago."""
+    long_ago = time.time() - _UNFINISHED_SECONDS
+    for part in folder.glob(".*.part"):
+        with contextlib.suppress(OSError):
+            if part.is_file() and part.stat().st_mtime < long_ago:
+                part.unlink()
 
 
 def write_json(folder: Path, stem: str, value: Mapping[str, Any]) -> Path:

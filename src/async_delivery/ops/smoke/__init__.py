@@ -46,20 +46,25 @@ def run_smoke(plan: Plan, done: Callable[[Check], None] = lambda _check: None) -
     """Carry out the plan's checklist and write its artefact, whatever came of it.
 
     done   hears of each check when it is over
-    Raises OSError if the artefact cannot be written.
+    Raises OSError if the artefact cannot be written, KeyboardInterrupt having written that it was interrupted.
     """
     started_at, began = plan.clock.now(), perf_counter()
     checklist = Checklist(done)
     reads, retention = Reads(plan), Retention(plan)
-    if plan.profile is Profile.STAGING:
-        _staging(plan, checklist, reads, retention)
-    else:
-        _prod(plan, checklist, reads, retention)
+    interrupted: KeyboardInterrupt | None = None
+    try:
+        if plan.profile is Profile.STAGING:
+            _staging(plan, checklist, reads, retention)
+        else:
+            _prod(plan, checklist, reads, retention)
+    except KeyboardInterrupt as exc:
+        interrupted = exc
     finished_at = started_at + timedelta(seconds=perf_counter() - began)
     document = {
         "kind": SMOKE_KIND,
         "profile": plan.profile.value,
-        "ok": not checklist.failed,
+        "ok": not checklist.failed and interrupted is None,
+        **({"interrupted": True} if interrupted else {}),
         "started_at": format_instant(started_at),
         "finished_at": format_instant(finished_at),
         "duration_seconds": round(perf_counter() - began, 3),
@@ -80,6 +85,8 @@ def run_smoke(plan: Plan, done: Callable[[Check], None] = lambda _check: None) -
     }
     stem = f"smoke-{plan.profile}-{started_at:%Y%m%dT%H%M%SZ}"
     path = write_json(plan.artifacts_dir, stem, document)
+    if interrupted is not None:
+        raise interrupted
     return SmokeReport(tuple(checklist.checks), document, path)
 
 
