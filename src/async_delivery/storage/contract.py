@@ -89,6 +89,20 @@ class FoundResult(NamedTuple):
     correlation_id: str
 
 
+class SeenResult(NamedTuple):
+    """A snapshot with its body, which is None if it is gone or longer than was asked for."""
+
+    found: FoundResult
+    body: bytes | None
+
+
+class SeenJob(NamedTuple):
+    """A job and the number of the first event that is kept of it, 0 without any."""
+
+    job: Job
+    first_seq: int
+
+
 @dataclass(frozen=True, slots=True)
 class InputFile:
     """An uploaded file, as the store keeps it."""
@@ -178,6 +192,10 @@ class Reader(Protocol):
     def find_job(self, org_id: OrgId, job_id: JobId) -> Job | None:
         """The tenant's job, or None."""
 
+    def see_job(self, org_id: OrgId, job_id: JobId) -> SeenJob | None:
+        """The tenant's job, or None; the same object as the last time if nothing in it has changed, so that what was
+        made of it can be used again."""
+
     def find_request(self, org_id: OrgId, job_id: JobId) -> JobRequest | None:
         """What was asked for with it, or None."""
 
@@ -199,6 +217,10 @@ class Reader(Protocol):
 
     def find_result(self, org_id: OrgId, result_id: ResultId) -> FoundResult | None:
         """The tenant's snapshot without its body, with what its job adds to it; or None."""
+
+    def see_result(self, org_id: OrgId, result_id: ResultId, at_most_bytes: int) -> SeenResult | None:
+        """``find_result`` and ``find_body`` in one question. ``found`` is the same object as the last time if nothing
+        in it has changed, so that what was made of it can be used again."""
 
     def newest_result(self, org_id: OrgId, job_id: JobId) -> Result | None:
         """The job's final result, else its newest partial; None before the first."""
@@ -378,6 +400,10 @@ class Store(Protocol):
 
     def read(self, fn: Callable[[Reader], T]) -> T:
         """Run ``fn`` over one snapshot. Raises UnavailableError if the database cannot be read."""
+
+    def ask(self, fn: Callable[[Reader], T]) -> T:
+        """``read`` for a function that asks one question and no more: it needs no snapshot, and where that saves
+        something there is none. Raises UnavailableError."""
 
     def write(self, fn: Callable[[Transaction], T]) -> T:
         """Run ``fn`` and return what it returned, after the commit.

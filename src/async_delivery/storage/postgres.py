@@ -138,6 +138,10 @@ class PostgresStore:
             return fn(current)  # a read inside a read sees the same snapshot
         return self._again(lambda: self._read_once(fn), "cannot be read")
 
+    def ask(self, fn: Callable[[Reader], T]) -> T:
+        # A statement outside of a transaction would have no time limits.
+        return self.read(fn)
+
     def _read_once(self, fn: Callable[[Reader], T]) -> T:
         beside = getattr(self._busy, "writing", False)
         with self._connections.lent("cannot be read", away=self._away, beside=beside) as connection:

@@ -7,12 +7,14 @@ is asked and written is in ``reading`` and ``writing``.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
+
+from sqlalchemy.sql.expression import ClauseElement
 
 from async_delivery.domain.errors import NoRoomError, UnavailableError
 from async_delivery.domain.lifecycle import Change
@@ -23,8 +25,10 @@ from async_delivery.storage.contract import Reader, Signal, StoreInfo, Transacti
 from async_delivery.storage.dialects import Texts
 from async_delivery.storage.listeners import Listener, Listeners
 from async_delivery.storage.locks import CleanupLock, LockFile
+from async_delivery.storage.reading import Params
 from async_delivery.storage.sqlite_files import BUSY_SECONDS, connect_writer, lock_path
 from async_delivery.storage.sqlite_info import DURABILITY, describe
+from async_delivery.storage.sqlite_placed import PLACED, PlacedReader
 from async_delivery.storage.sqlite_readers import TEXTS, Readers, SqliteReader
 from async_delivery.storage.sqlite_trouble import is_full, out_of_room, unavailable
 from async_delivery.storage.standing import Standing
@@ -34,13 +38,14 @@ from async_delivery.storage.writing import SqlTransaction, Write
 T = TypeVar("T")
 
 
-class SqliteTransaction(SqliteReader, SqlTransaction):
+class SqliteTransaction(PlacedReader, SqliteReader, SqlTransaction):
     """A Transaction on SQLite."""
 
     integrity_error = sqlite3.IntegrityError
 
     def __init__(self, connection: sqlite3.Connection, texts: Texts, ballast: Ballast) -> None:
         super().__init__(connection, texts)
+        self._sqlite = connection
         self._ballast = ballast
 
     def _entering(self, change: Change) -> list[Write]:
@@ -50,6 +55,10 @@ class SqliteTransaction(SqliteReader, SqlTransaction):
     def add_input_chunk(self, org_id: OrgId, input_id: str, seq: int, data: bytes, now: datetime) -> None:
         self._ballast.require_room(self._unused_bytes)
         super().add_input_chunk(org_id, input_id, seq, data, now)
+
+    def run_many(self, statement: ClauseElement, rows_: Sequence[Params]) -> None:
+        text, pick = PLACED[statement]
+        self._sqlite.executemany(text, [pick(row) for row in rows_])
 
     def _unused_bytes(self) -> int:
         """Room inside the database, left by what was deleted."""
@@ -231,6 +240,9 @@ class SqliteStore:
 
     def read(self, fn: Callable[[Reader], T]) -> T:
         return self._readers.read(fn)
+
+    def ask(self, fn: Callable[[Reader], T]) -> T:
+        return self._readers.ask(fn)
 
     # ------------------------------------------------------------ writing
     def write(self, fn: Callable[[Transaction], T]) -> T:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     ColumnElement,
     Insert,
     Table,
+    case,
     delete,
     exists,
     func,
@@ -74,6 +75,10 @@ LIST_EVENT_SEQS = select(jobs.c.job_id, jobs.c.event_seq).where(
     is_one_of(jobs.c.job_id, param("the_job_ids"))
 )
 LOCK_JOB = FIND_JOB.with_for_update()
+# A job and where its log begins, as cleanup takes events away from the front.
+SEE_JOB = FIND_JOB.add_columns(
+    select(func.min(events.c.event_seq)).where(events.c.job_id == jobs.c.job_id).scalar_subquery()
+)
 
 # What may change while a job keeps its lease and is not ended: no index knows any of these columns, and SQLite
 # rewrites an index entry whenever its column is in the SET, changed or not.
@@ -346,6 +351,19 @@ LIST_RESULTS = _RESULTS_OF_JOB.where(results.c.deleted_at.is_(None)).order_by(re
 FIND_BODY = (
     select(result_bodies.c.data)
     .join(results, results.c.result_key == result_bodies.c.result_key)
+    .where(*_one_of(results, "result_id"))
+)
+
+# All that the permalink needs of a snapshot; its body only if it has at most so many bytes.
+SEE_RESULT = (
+    select(
+        *_pick(results, rows.RESULT_COLUMNS),
+        jobs.c.status,
+        jobs.c.correlation_id,
+        case((results.c.size_bytes <= param("at_most_bytes"), result_bodies.c.data), else_=null()),
+    )
+    .join(jobs, jobs.c.job_id == results.c.job_id)
+    .outerjoin(result_bodies, result_bodies.c.result_key == results.c.result_key)
     .where(*_one_of(results, "result_id"))
 )
 
