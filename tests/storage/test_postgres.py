@@ -459,6 +459,22 @@ def test_a_killed_listener_listens_again(file: StoreFile) -> None:
         assert not beside._pulse.away
 
 
+def test_a_hint_whose_connection_has_ended_goes_by_the_next(file: StoreFile) -> None:
+    with opened(file) as store, opened(file) as beside:
+        heard, house = listening(beside), House(store)
+        until(lambda: hears(house, heard))
+
+        ended = by_hand(
+            file,
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%%pg_notify(%%'",
+        )
+        assert ended == [(1,)]
+        job = house.submit()
+
+        until(lambda: job.job_id in {signal.job_id for signal in heard})
+
+
 # ---------------------------------------------------------------- the clock
 def test_the_clock_is_the_databases_whatever_the_machine_says(
     file: StoreFile, monkeypatch: pytest.MonkeyPatch

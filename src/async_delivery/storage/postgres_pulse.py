@@ -181,4 +181,15 @@ class Pulse:
                 [one.org_id, one.job_id, one.status.value, one.event_seq, one.cancel_requested]
                 for one in news[start : start + _PER_MESSAGE]
             ]
-            connection.execute(_NOTIFY, (orjson.dumps([self._origin, hints]).decode(),))
+            try:
+                connection.execute(_NOTIFY, (orjson.dumps([self._origin, hints]).decode(),))
+            except psycopg.Error:
+                if connection.broken:
+                    self._take_back(news[start:])
+                raise
+
+    def _take_back(self, news: list[Signal]) -> None:
+        """Tell it on the next connection: this one has ended, perhaps long ago for want of anything to tell."""
+        with self._has_news:
+            for signal in news[: _MAX_WAITING - len(self._waiting)]:
+                self._waiting.setdefault((signal.org_id, signal.job_id), signal)
