@@ -5,9 +5,11 @@ Public names only; what they need is loaded when they are asked for.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+# Not from typing, which takes longer to load than all that comes before Ctrl-C is heard (see cli.process).
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from async_delivery.engine.retention import cleanup_retention
 
 __version__ = "0.1.0"

@@ -9,8 +9,12 @@ import io
 import os
 import signal
 import sys
-from types import FrameType
-from typing import TextIO
+
+# Not from typing: until this module is loaded, Ctrl-C is a traceback.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import TextIO
 
 INTERRUPTED = 130  # as shells say it
 
