@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,7 +31,7 @@ from bench import (
 )
 from bench.figures import Figure
 from bench.lab import Lab, say
-from bench.load import LoadError, find_wrk
+from bench.load import find_wrk
 from bench.peers import measure as peers
 
 _HERE = Path(__file__).resolve().parent
@@ -118,13 +118,69 @@ def _lab(scratch: Path, quick: bool, rounds: int | None) -> Lab:
     )
 
 
-def _measure(lab: Lab, names: Sequence[str]) -> dict[str, list[Figure]]:
-    groups = {}
-    for name in names:
-        groups[name] = _GROUPS[name](lab)
-        for figure in groups[name]:
+@dataclass(slots=True)
+class _Run:
+    """What has been measured so far, and how; written down after every group, so that no fault costs an hour."""
+
+    arguments: argparse.Namespace
+    lab: Lab
+    facts: dict[str, str]
+    groups: dict[str, list[Figure]] = field(default_factory=dict)
+    took: dict[str, int] = field(default_factory=dict)
+    failed: bool = False
+    _began: float = field(default_factory=time.perf_counter)
+    _neighbours: machine.Neighbours = field(default_factory=machine.Neighbours)
+
+    def measure(self, name: str) -> None:
+        """One group. One that fails is named as not measured, and the others go on."""
+        began = time.perf_counter()
+        try:
+            self.groups[name] = _GROUPS[name](self.lab)
+        except Exception as exc:  # noqa: BLE001 - whatever went wrong in one group, the others are measured
+            self.failed = True
+            self.lab.skip(f"the group {name}", f"failed: {type(exc).__name__}: {exc}")
+        finally:
+            for left in self.lab.scratch.iterdir():
+                shutil.rmtree(left, ignore_errors=True)
+        self.took[name] = round(time.perf_counter() - began)
+        for figure in self.groups.get(name, []):
             say(f"{name}: {figure.name}: {report.ranged(figure.ours, figure.unit)}")
-    return groups
+        say(f"{name}: {self.took[name]} s")
+        self.write_json()
+
+    @property
+    def _about(self) -> dict[str, Any]:
+        return {
+            "command": " ".join(["python -m bench", *sys.argv[1:]]),
+            "rounds": self.lab.rounds,
+            "took_seconds": round(time.perf_counter() - self._began),
+            "group_seconds": self.took,
+            "quick": self.arguments.quick,
+        }
+
+    def write_json(self) -> Path:
+        """All that there is; the file's path."""
+        self.facts["other processes meanwhile"] = f"{self._neighbours.percent():.0f} % of all cores"
+        stamp = self.facts["date"].replace(" UTC", "Z").replace(" ", "T").replace(":", "")
+        target: Path = self.arguments.json or _HERE / "out" / f"{stamp}.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        document = report.document(self.groups, self.facts, self._about, self.lab.missing)
+        target.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return target
+
+    def tell(self) -> None:
+        """The tables, and the page if it is wanted."""
+        every = [figure for figures in self.groups.values() for figure in figures]
+        print(report.table(every))
+        print(f"\n{report.judged(every)}")
+        if self.lab.missing:
+            print(f"\n{report.missing(self.lab.missing)}")
+        target = self.write_json()
+        say(f"Other processes meanwhile: {self.facts['other processes meanwhile']}")
+        say(f"JSON: {target}")
+        if self.arguments.markdown:
+            page = report.markdown(self.groups, self.facts, self._about, self.lab.missing)
+            self.arguments.markdown.write_text(page, encoding="utf-8")
 
 
 def _stop(*_: Any) -> NoReturn:
@@ -150,49 +206,16 @@ def main() -> int:
             say(
                 "wrk is not installed (Debian, Ubuntu: apt-get install wrk); the load comes from Python instead"
             )
-        facts = machine.describe(scratch)
-        began, neighbours = time.perf_counter(), machine.Neighbours()
-        groups = _measure(lab, names)
+        run = _Run(arguments, lab, machine.describe(scratch))
+        for name in names:
+            run.measure(name)
     except KeyboardInterrupt:
-        say("stopped")
-        return 1
-    except LoadError as exc:
-        say(f"failed: {exc}")
+        say("stopped; what was measured before is in the JSON")
         return 1
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    facts["other processes meanwhile"] = f"{neighbours.percent():.0f} % of all cores"
-    run = {
-        "command": " ".join(["python -m bench", *sys.argv[1:]]),
-        "rounds": lab.rounds,
-        "took_seconds": round(time.perf_counter() - began),
-        "quick": arguments.quick,
-    }
-    _keep(arguments, groups, facts, run, lab.missing)
-    return 0
-
-
-def _keep(
-    arguments: argparse.Namespace,
-    groups: dict[str, list[Figure]],
-    facts: dict[str, str],
-    run: dict[str, Any],
-    reasons: dict[str, str],
-) -> None:
-    every = [figure for figures in groups.values() for figure in figures]
-    print(report.table(every))
-    print(f"\n{report.judged(every)}")
-    if reasons:
-        print(f"\n{report.missing(reasons)}")
-    stamp = facts["date"].replace(" UTC", "Z").replace(" ", "T").replace(":", "")
-    target = arguments.json or _HERE / "out" / f"{stamp}.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    document = report.document(groups, facts, run, reasons)
-    target.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    say(f"Other processes meanwhile: {facts['other processes meanwhile']}")
-    say(f"JSON: {target}")
-    if arguments.markdown:
-        arguments.markdown.write_text(report.markdown(groups, facts, run, reasons), encoding="utf-8")
+    run.tell()
+    return 1 if run.failed else 0
 
 
 if __name__ == "__main__":
