@@ -196,6 +196,17 @@ def test_texts_are_the_same_whatever_encoding_the_environment_asks_for(
         assert store.read(lambda reader: reader.find_request(ALPHA, job.job_id)) == request
 
 
+def test_transactions_that_are_read_only_by_default_are_no_obstacle(url: str, tmp_path: Path) -> None:
+    name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
+    run(url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+
+    file = create_store(tmp_path / "store.json", url, store_id="store-9", now=NOON)
+
+    with closing(open_store(file.path, Mode.SERVE)) as store:
+        house = House(store)
+        assert house.find(house.submit()) is not None
+
+
 # ---------------------------------------------------------------- secrets
 @pytest.fixture(scope="module")
 def locked() -> Iterator[tuple[OwnServer, str]]:

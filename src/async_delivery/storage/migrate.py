@@ -70,6 +70,8 @@ def migrate_postgres(
 
 
 def _make_on_postgres(opened: Connection, facts: Mapping[str, str], script_location: str) -> None:
+    # As every later write does: a role or database whose transactions are read-only by default is no obstacle.
+    opened.exec_driver_sql("SET TRANSACTION READ WRITE")
     # Whoever comes second finds everything done: Alembic looks at the revision after this line.
     opened.exec_driver_sql(f"SELECT pg_advisory_xact_lock({APPLICATION_ID}, {LOCK_SCHEMA})")
     # Not IF NOT EXISTS, which asks for the right to make one even where an owner has made it.
