@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,10 @@ PARTS = {
 }
 
 
-def texts() -> set[str]:
+@cache
+def texts() -> frozenset[str]:
     """Every string constant of the benchmarks but those of the table itself."""
-    found = set()
+    found: set[str] = set()
     for file in (*BENCH.glob("*.py"), *(BENCH / "peers").glob("*.py")):
         if file.name != "targets.py":
             tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -54,7 +56,7 @@ def texts() -> set[str]:
                 for node in ast.walk(tree)
                 if isinstance(node, ast.Constant) and isinstance(node.value, str)
             }
-    return found
+    return frozenset(found)
 
 
 def spelled(name: str, parts: tuple[tuple[str, ...], ...]) -> list[str] | None:
