@@ -29,6 +29,7 @@ _SAMPLES = 100
 WORK = {**NOOP, "params": {"stages": 0, "payload_bytes": RESULT_BYTES - 100}}
 _ONE = post(WORK, Prefer="wait=30")
 _CELERY_SERVER = "FastAPI + Celery"
+_SUBMITS = f"submits, beside {_CELERY_SERVER}"
 
 
 def run(lab: Lab) -> list[Figure]:
@@ -46,9 +47,9 @@ def run(lab: Lab) -> list[Figure]:
             except UnavailableError as exc:
                 lab.skip(f"beside {kind.title}", str(exc))
         try:
-            figures.append(_submits(lab))
+            figures += _submits(lab)
         except UnavailableError as exc:
-            lab.skip(f"submits, beside {_CELERY_SERVER}", str(exc))
+            lab.skip(_SUBMITS, str(exc))
     return figures
 
 
@@ -193,10 +194,26 @@ def _figures(kind: Kind, ours: _Side, theirs: _Side, settings: str, where: str) 
     ]
 
 
-def _submits(lab: Lab) -> Figure:
+@dataclass(slots=True)
+class _Accepting:
+    """FastAPI + Celery with some number of HTTP processes: (rate, CPU microseconds of each submit) of each round."""
+
+    name: str
+    servers: int
+    rounds: list[tuple[float, float]] = field(default_factory=list)
+
+    def measure(self, lab: Lab, server: Running, broker: Running) -> None:
+        processes.redis_command(broker.port, "FLUSHALL")
+        before = broker.cpu_seconds()
+        measured = _of_peer(lambda: lab.put_under_load(server, FASTAPI_SUBMIT, 202))
+        extra = (broker.cpu_seconds() - before) / measured.load.requests * 1e6
+        self.rounds.append((measured.load.per_second, measured.cpu_us + extra))
+
+
+def _submits(lab: Lab) -> list[Figure]:
     """Nobody takes jobs meanwhile, on either side."""
     ours: list[tuple[float, float]] = []
-    theirs: list[tuple[float, float]] = []
+    peers = (_Accepting(_SUBMITS, 1), _Accepting(f"{_SUBMITS}, 2 HTTP processes", 2))
 
     def measure_service() -> None:
         with service(lab.folder("submits"), *OPTIONS) as server:
@@ -205,32 +222,34 @@ def _submits(lab: Lab) -> Figure:
         ours.append((measured.load.per_second, measured.cpu_us))
 
     with ExitStack() as stack:
-        server, broker, _ = _of_peer(lambda: stack.enter_context(fastapi_celery(lab, worker=False)))
-
-        def measure_peer() -> None:
-            processes.redis_command(broker.port, "FLUSHALL")
-            before = broker.cpu_seconds()
-            measured = _of_peer(lambda: lab.put_under_load(server, FASTAPI_SUBMIT, 202))
-            extra = (broker.cpu_seconds() - before) / measured.load.requests * 1e6
-            theirs.append((measured.load.per_second, measured.cpu_us + extra))
-
+        steps = [measure_service]
+        for peer in peers:
+            opened = fastapi_celery(lab, worker=False, servers=peer.servers)
+            server, broker, _ = _of_peer(partial(stack.enter_context, opened))
+            steps.append(partial(peer.measure, lab, server, broker))
         for number in range(lab.rounds):
             say(f"peers: submits: round {number + 1} of {lab.rounds}")
-            in_turn(number, (measure_service, measure_peer))
-    name = f"submits, beside {_CELERY_SERVER}"
+            in_turn(number, steps)
     said = next(kind.settings for kind in KINDS if kind.title == _CELERY_SERVER)
-    return Figure(
-        name,
-        "/s",
-        Sense.RATE,
-        tuple(rate for rate, _ in ours),
+    settings = (
         f"POST of a job that does nothing, 202 when it is durable; {lab.generator}; nobody takes jobs meanwhile; a new "
-        f"store, or an emptied Redis, each round. Peer: {said}, "
-        "Redis with appendfsync always; CPU of Redis is counted",
-        tuple(rate for rate, _ in theirs),
-        _CELERY_SERVER,
-        targets.of(name),
-        tuple(cost for _, cost in ours),
-        tuple(cost for _, cost in theirs),
-        multiple=True,
+        f"store, or an emptied Redis, each round. Peer: {said}, Redis with appendfsync always; CPU of Redis is counted"
     )
+    return [
+        Figure(
+            peer.name,
+            "/s",
+            Sense.RATE,
+            tuple(rate for rate, _ in ours),
+            settings
+            if peer is peers[0]
+            else "The same rounds, the peer with a uvicorn process for each of two cores",
+            tuple(rate for rate, _ in peer.rounds),
+            _CELERY_SERVER,
+            targets.of(peer.name),
+            tuple(cost for _, cost in ours),
+            tuple(cost for _, cost in peer.rounds),
+            multiple=True,
+        )
+        for peer in peers
+    ]

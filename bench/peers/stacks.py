@@ -95,13 +95,16 @@ def _celery(lab: Lab, _: PostgresServer | None) -> Generator[Peer]:
 
 
 @contextmanager
-def fastapi_celery(lab: Lab, *, worker: bool) -> Generator[tuple[Running, Running, Running | None]]:
-    """The HTTP server, its Redis, and the Celery worker if there is to be one."""
+def fastapi_celery(
+    lab: Lab, *, worker: bool, servers: int = 1
+) -> Generator[tuple[Running, Running, Running | None]]:
+    """The HTTP server, of ``servers`` processes, its Redis, and the Celery worker if there is to be one."""
     python = python_of("celery")
     with ExitStack() as stack:
         broker = stack.enter_context(processes.redis(lab.folder("redis")))
         environment = {"PEER_URL": f"redis://127.0.0.1:{broker.port}"}
         port, folder = free_port(), lab.folder("fastapi")
+        more = ["--workers", str(servers)] if servers > 1 else []
         command = [
             str(python),
             "-m",
@@ -110,7 +113,9 @@ def fastapi_celery(lab: Lab, *, worker: bool) -> Generator[tuple[Running, Runnin
             "--port",
             str(port),
         ]
-        server = stack.enter_context(running([*command, *_UVICORN], port, folder, "/completed", environment))
+        server = stack.enter_context(
+            running([*command, *_UVICORN, *more], port, folder, "/completed", environment)
+        )
         works = None
         if worker:
             works = stack.enter_context(celery_worker(python, lab.folder("celery"), environment))
