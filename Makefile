@@ -8,7 +8,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 RAY_STAMP := .venv/.installed-ray
 
-.PHONY: help setup demo serve test test-long check fix bench bench-quick bench-peers requirements clean
+.PHONY: help setup demo serve test test-long check fix bench bench-quick requirements bench-peers clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
