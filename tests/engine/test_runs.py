@@ -103,14 +103,14 @@ def test_partials_can_be_read_on_the_way_and_the_last_word_is_the_final_one(rt: 
     run = claimed(rt)
     first = published(rt, run, {"step": 1}, percent=40.0, stage="one").result_id
     assert first is not None
-    projection, body = results.permalink(rt, ALPHA, first, View.LATEST)
+    projection, _, body = results.permalink(rt, ALPHA, first, View.LATEST)
     assert (body, projection.resolved.is_final) == (b'{"step":1}', False)
 
     done = completed(rt, run, {"step": 2})
 
-    latest, body = results.permalink(rt, ALPHA, first, View.LATEST)
+    latest, _, body = results.permalink(rt, ALPHA, first, View.LATEST)
     assert (body, latest.resolved.result_id) == (b'{"step":2}', done.result_id)
-    requested, body = results.permalink(rt, ALPHA, first, View.REQUESTED)
+    requested, _, body = results.permalink(rt, ALPHA, first, View.REQUESTED)
     assert (body, requested.resolved.result_id) == (b'{"step":1}', first)
     assert [r.result_seq for r in results.list_results(rt, ALPHA, done.job_id)] == [1, 2]
 
@@ -264,7 +264,7 @@ def test_the_body_that_was_sealed_is_the_body_that_is_read(rt: Runtime) -> None:
     done = completed(rt, claimed(rt), payload)
     assert done.result_id is not None
 
-    projection, body = results.permalink(rt, ALPHA, done.result_id, View.REQUESTED)
+    projection, _, body = results.permalink(rt, ALPHA, done.result_id, View.REQUESTED)
 
     assert body == seal(payload).data
     assert projection.resolved.sha256 == seal(payload).sha256

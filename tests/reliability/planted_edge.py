@@ -23,16 +23,17 @@ PLANTS: tuple[Plant, ...] = (
         (
             service(
                 "storage/statements.py",
-                '    .join(jobs, jobs.c.job_id == results.c.job_id)\n    .where(*_one_of(results, "result_id"))\n',
-                "    .join(jobs, jobs.c.job_id == results.c.job_id)\n"
+                "    .outerjoin(result_bodies, result_bodies.c.result_key == results.c.result_key)\n"
+                '    .where(*_one_of(results, "result_id"))\n',
+                "    .outerjoin(result_bodies, result_bodies.c.result_key == results.c.result_key)\n"
                 '    .where(results.c.result_id == param("the_result_id"))\n',
             ),
             service(
                 "storage/reading.py",
-                "        if (result.result_id, result.org_id) != (result_id, org_id):\n",
-                "        body = self.find_body(result.org_id, result_id)\n"
-                "        if result.org_id != org_id:\n            return None\n"
-                "        if body is not None and not body:\n",
+                "        found = _as_asked(_to_found(tuple(row[:-1])), org_id, result_id)\n",
+                "        found = _to_found(tuple(row[:-1]))\n"
+                "        if found.result.org_id != org_id:\n"
+                "            self.find_body(found.result.org_id, result_id)\n            return None\n",
             ),
         ),
         ("R17",),
@@ -119,9 +120,9 @@ PLANTS: tuple[Plant, ...] = (
         "the log has the query of every request",
         (
             service(
-                "api/edge.py",
-                'route=route or self._template(scope["path"]),',
-                "route=f\"{route}?{scope['query_string'].decode()}\",",
+                "api/gate.py",
+                "route=route,",
+                "route=f\"{route}?{call._scope.get('query_string', b'').decode()}\",",
             ),
         ),
         ("R20",),

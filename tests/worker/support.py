@@ -168,7 +168,8 @@ class World:
 
     def result(self, job: Job) -> Any:
         assert job.result_id is not None, job
-        _, body = results.permalink(self.rt, ORG, job.result_id, View.LATEST)
+        _, _, body = results.permalink(self.rt, ORG, job.result_id, View.LATEST)
+        assert body is not None
         return json.loads(body)
 
     def output(self, analysis: str, **asked: Any) -> Any:

@@ -17,7 +17,7 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from async_delivery.api.access import Peers
-from async_delivery.api.errors import JSON, NO_STORE, NOSNIFF, Answer, Headers
+from async_delivery.api.answer import JSON, NO_STORE, NOSNIFF, Answer, Headers
 from async_delivery.api.memo import Memo
 from async_delivery.api.quotas import HeldAnswers, RequestRate
 from async_delivery.api.request import Call, Receive
@@ -228,5 +228,5 @@ class Here:
 def respond(answer: Answer) -> Response:
     """An Answer for the framework."""
     response = Response(b"".join(answer.body), answer.status)
-    response.raw_headers = list(answer.headers)
+    response.raw_headers = answer.all_headers()
     return response

@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
-from time import perf_counter
 
 from starlette.types import ASGIApp
 
-from async_delivery import telemetry
-from async_delivery.api.access import refuse_other_sites, tenant
+from async_delivery.api.at_once import AtOnce
 from async_delivery.api.context import Api
 from async_delivery.api.errors import ClientGoneError, MethodNotAllowedError, error_answer, log
+from async_delivery.api.gate import admit, tell
 from async_delivery.api.plain import plain_route, send_answer
 from async_delivery.api.request import Call, Message, Receive, Scope, Send
 
@@ -41,6 +40,8 @@ class Edge:
         self, api: Api, inner: ASGIApp, paths: Sequence[tuple[str, Sequence[str]]], open_paths: frozenset[str]
     ) -> None:
         self._api, self._inner, self._open = api, inner, open_paths
+        # For a server that can ask before it makes a task of a request.
+        self.at_once = AtOnce(api).answer
         self._paths = [
             (re.compile(re.sub(r"\{\w+\}", "[^/]+", path) + r"\Z"), path, methods) for path, methods in paths
         ]
@@ -58,17 +59,13 @@ class Edge:
         if scope["type"] != "http":
             await self._inner(scope, receive, send)
             return
-        call = Call(scope, self._api.rt.new_id)
+        path, admitted = scope["path"], scope.get("call")
+        call = admitted or Call(scope, self._api.rt.new_id)
         sent = _Sent(call, receive, send)
         route = ""
         try:
-            path = scope["path"]
-            if path not in self._open and not path.startswith(OPEN_FOLDER):
-                self._api.peers.check(scope.get("client"))
-                call.org_id = tenant(call)
-                refuse_other_sites(call)
-                if self._api.rate is not None:
-                    self._api.rate.take(call.org_id)
+            if admitted is None and path not in self._open and not path.startswith(OPEN_FOLDER):
+                admit(self._api, call, scope.get("client"))
             if plain := plain_route(call.method, path):
                 route, serve = plain
                 answer = await serve(self._api, call, scope, receive)
@@ -86,21 +83,7 @@ class Edge:
         except Exception as exc:  # noqa: BLE001  the last net: whatever it was, the client gets an answer
             await self._rescue(call, exc, sent)
         finally:
-            ended = perf_counter()
-            telemetry.emit(
-                "http.answered",
-                at=ended,
-                route=route or self._template(scope["path"]),
-                method=call.method,
-                status=sent.status,
-                seconds=ended - call.started,
-                bytes=sent.bytes,
-                request_id=call.request_id,
-                correlation_id=call.correlated,
-                org_id=call.org_id,
-                job=call.made,
-                traceparent=call.headers.get(b"traceparent"),
-            )
+            tell(call, route or self._template(path), sent.status, sent.bytes)
 
     async def _framework(self, call: Call, scope: Scope, receive: Receive, sent: _Sent) -> str:
         """Let the framework answer; returns the template of the route that did, or ``""``."""

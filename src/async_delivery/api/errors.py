@@ -15,6 +15,7 @@ import orjson
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from async_delivery.api.answer import JSON, NO_STORE, NOSNIFF, PROBLEM, Answer, Headers
 from async_delivery.domain.errors import (
     AsyncDeliveryError,
     FieldIssue,
@@ -59,27 +60,6 @@ KINDS = {
     "unavailable": Kind(503, "Not now"),
 }
 _BY_STATUS = {kind.status: code for code, kind in KINDS.items()}
-
-JSON = (b"content-type", b"application/json")
-PROBLEM = (b"content-type", b"application/problem+json")
-NOSNIFF = (b"x-content-type-options", b"nosniff")
-NO_STORE = (b"cache-control", b"no-store")
-
-Headers = list[tuple[bytes, bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer but for its X-Request-Id.
-
-    body    in pieces, so that large ones need not be joined
-    holds   what must live until it is sent
-    """
-
-    status: int
-    headers: Headers
-    body: tuple[bytes, ...] = ()
-    holds: object = None
 
 
 class NotAcceptableError(AsyncDeliveryError):

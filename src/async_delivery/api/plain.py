@@ -12,8 +12,8 @@ from fastapi import Request
 from starlette.responses import Response
 
 from async_delivery.api import results, status, submit
+from async_delivery.api.answer import Answer
 from async_delivery.api.context import Api, Here, respond
-from async_delivery.api.errors import Answer
 from async_delivery.api.request import Call, Receive, Scope, Send
 
 SUBMIT = "/analyze"
@@ -74,7 +74,7 @@ async def _through(request: Request, plain: Plain) -> Response:
 
 async def send_answer(call: Call, answer: Answer, send: Send) -> None:
     """Send ``answer`` with the request's id. The server ends a connection whose client does not take it."""
-    headers = [*answer.headers, (b"x-request-id", call.request_id.encode("ascii"))]
+    headers = [*answer.all_headers(), (b"x-request-id", call.request_id.encode("ascii"))]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     body = answer.body
     if call.method == "HEAD" or not body:

@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
 from async_delivery import telemetry
+from async_delivery.api.answer import NO_STORE, Answer
 from async_delivery.api.context import json_answer
-from async_delivery.api.errors import NO_STORE, Answer, MethodNotAllowedError, error_answer
+from async_delivery.api.errors import MethodNotAllowedError, error_answer
 from async_delivery.api.health import health_content
 from async_delivery.api.ops import ready_content
 from async_delivery.api.plain import send_answer

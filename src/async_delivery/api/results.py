@@ -1,7 +1,7 @@
 """Reading results: the permalink, which sends stored bytes as they are, and the list of a job's snapshots.
 
-The permalink is the most read route of all, so it stays outside the framework's machinery: a plain function from
-a Call to an Answer, put ahead of the framework by ``plain``.
+The permalink is the most read route of all, so it stays outside the framework's machinery: plain functions
+from a Call to an Answer, which ``at_once`` and ``plain`` call ahead of the framework.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from fastapi import Request
 from starlette.responses import Response
 
 from async_delivery.api import wire
+from async_delivery.api.answer import JSON, NOSNIFF, Answer, header_block
 from async_delivery.api.context import Api, Here, job_ident, refuse_unknown, result_ident
-from async_delivery.api.errors import JSON, NOSNIFF, Answer
 from async_delivery.api.request import Call
-from async_delivery.domain.errors import ResultExpiredError, ValidationError
+from async_delivery.domain.errors import ValidationError
 from async_delivery.domain.job import ResultId
-from async_delivery.domain.result import Projection, Result, View, intact, parse_view
-from async_delivery.domain.tenant import OrgId
+from async_delivery.domain.result import Result, View, parse_view
 from async_delivery.engine import results
-from async_delivery.storage.contract import Reader
 
 # Longer bodies are read on a thread and for themselves, so that one of them does not hold up everybody's status.
 INLINE_BYTES = 1 << 20
@@ -33,20 +31,29 @@ SHARED_BYTES = 65_536
 _MAX_AGE_SECONDS = 86_400
 _FORM = "1"  # to be changed when the answer's other members change, as a tag stands for all its bytes
 
+_NO_TAGS: frozenset[bytes] = frozenset()
 VARY = (b"vary", b"X-Org-Id, X-Tenant-Id, Authorization")
+
+
+# A query string that names a view and nothing else.
+VIEWS = {b"": View.LATEST, b"view=latest": View.LATEST, b"view=requested": View.REQUESTED}
+_CACHING = b"cache-control"
+_LENGTH = b"content-length"
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
     """What is the same in every answer with one snapshot for one request, as snapshots never change.
 
-    prefix    the body up to the result's own bytes
-    headers   all but Cache-Control, which depends on the moment, and Content-Length
+    prefix   the body up to the result's own bytes
+    bare     the headers but for Cache-Control, which depends on the moment
+    block    the same with the body's type, for an answer that has one
     """
 
     etag: bytes
     prefix: bytes
-    headers: tuple[tuple[bytes, bytes], ...]
+    bare: bytes
+    block: bytes
 
 
 class Sending:
@@ -56,15 +63,6 @@ class Sending:
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What the store says of a permalink. ``body`` is None where it is not wanted, or too long to be read here."""
-
-    resolved: Result
-    head: Head
-    body: Sending | None
 
 
 async def permalink(api: Api, call: Call, result_id: str, query: bytes) -> Answer:
@@ -79,31 +77,60 @@ async def permalink_answer(
     api: Api, call: Call, result_id: ResultId, view: View, tags: frozenset[bytes]
 ) -> Answer:
     """The answer for ``result_id``; 304 if its tag is one of ``tags`` (``*`` stands for any)."""
-    body_wanted = call.method != "HEAD"
-    found = await api.read(lambda: _look(api, call, result_id, view, tags, body_wanted, INLINE_BYTES))
-    head, resolved = found.head, found.resolved
-    headers = [*head.headers, _caching(api, resolved, view)]
-    if _matches(head.etag, tags):
-        return Answer(304, headers)
-    if found.body is None and body_wanted:
-        # One at a time reads a long body: those who come meanwhile then share its copy.
-        async with api.long_read(call.org_id, resolved.result_id):
-            found = await api.run(lambda: _look(api, call, result_id, view, tags, True, None))
+    answer = await api.read(lambda: short_answer(api, call, result_id, view, tags))
+    if isinstance(answer, Answer):
+        return answer
+    # One at a time reads a long body: those who come meanwhile then share its copy.
+    async with api.long_read(call.org_id, answer.result_id):
+        return await api.run(lambda: _long_answer(api, call, result_id, view))
+
+
+def short_answer(
+    api: Api, call: Call, result_id: ResultId, view: View, tags: frozenset[bytes]
+) -> Answer | Result:
+    """The answer, where it can be had at once; else the snapshot whose body is too long for that."""
+    # Who has a tag has most likely the body too; so has who shares the copy of a long one.
+    at_most = -1 if tags or call.method == "HEAD" else SHARED_BYTES
+    found = results.permalink(api.rt, call.org_id, result_id, view, at_most)
+    call.correlated = found.correlation_id
+    head, resolved = _head(api, found), found.projection.resolved
+    caching = _caching(api, resolved, view)
+    if tags and (head.etag in tags or b"*" in tags):
+        return Answer(304, [(_CACHING, caching)], block=head.bare)
     size = len(head.prefix) + resolved.size_bytes + 1
-    headers += (JSON, (b"content-length", b"%d" % size))
-    if found.body is None:
-        return Answer(200, headers)
-    data = found.body.data
-    if size > SHARED_BYTES:
-        return Answer(200, headers, (head.prefix, data, b"}"), found.body)
-    return Answer(200, headers, (head.prefix + data + b"}",))
+    headers = [(_CACHING, caching), (_LENGTH, b"%d" % size)]
+    if call.method == "HEAD":
+        return Answer(200, headers, block=head.block)
+    if found.body is not None:
+        return Answer(200, headers, (head.prefix + found.body + b"}",), block=head.block)
+    sending = api.sending.get((call.org_id, resolved.result_id))
+    if sending is not None:
+        return Answer(200, headers, (head.prefix, sending.data, b"}"), sending, head.block)
+    if resolved.size_bytes > INLINE_BYTES:
+        return resolved
+    return _answer_with_body(api, call, result_id, view)
+
+
+def _long_answer(api: Api, call: Call, result_id: ResultId, view: View) -> Answer:
+    answer = short_answer(api, call, result_id, view, frozenset())
+    return answer if isinstance(answer, Answer) else _answer_with_body(api, call, result_id, view)
+
+
+def _answer_with_body(api: Api, call: Call, result_id: ResultId, view: View) -> Answer:
+    found = results.permalink(api.rt, call.org_id, result_id, view)
+    head, resolved = _head(api, found), found.projection.resolved
+    body = found.body or b""
+    size = len(head.prefix) + len(body) + 1
+    headers = [(_CACHING, _caching(api, resolved, view)), (_LENGTH, b"%d" % size)]
+    if len(body) <= SHARED_BYTES:
+        return Answer(200, headers, (head.prefix + body + b"}",), block=head.block)
+    sending = api.sending[call.org_id, resolved.result_id] = Sending(body)
+    return Answer(200, headers, (head.prefix, body, b"}"), sending, head.block)
 
 
 def _view(call: Call, query: bytes) -> View:
-    if not query:
-        return View.LATEST
-    if query == b"view=latest":  # what most clients send
-        return View.LATEST
+    if (plain := VIEWS.get(query)) is not None:  # what most clients send
+        return plain
     try:
         asked = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=100)
     except ValueError:
@@ -120,59 +147,17 @@ def matched_tags(call: Call) -> frozenset[bytes]:
     """The opaque tags of If-None-Match, quotes and all, compared weakly as RFC 9110 wants it here."""
     values = call.headers.get(b"if-none-match")
     if values is None:
-        return frozenset()
+        return _NO_TAGS
     parts = b",".join(values).split(b",")
-    return frozenset(part.strip().removeprefix(b"W/") for part in parts)
+    return frozenset([part.strip().removeprefix(b"W/") for part in parts])
 
 
-def _matches(etag: bytes, tags: frozenset[bytes]) -> bool:
-    return bool(tags) and (etag in tags or b"*" in tags)
-
-
-def _look(
-    api: Api,
-    call: Call,
-    result_id: ResultId,
-    view: View,
-    tags: frozenset[bytes],
-    body_wanted: bool,
-    at_most: int | None,
-) -> _Found:
-    def look(reader: Reader) -> _Found:
-        projection, correlation_id = results.resolve(api.rt, reader, call.org_id, result_id, view)
-        resolved = projection.resolved
-        call.correlated = correlation_id
-        head = _head(api, projection, correlation_id)
-        body = None
-        if (
-            body_wanted
-            and not _matches(head.etag, tags)
-            and (at_most is None or resolved.size_bytes <= at_most)
-        ):
-            body = _body(api, call.org_id, reader, resolved)
-        return _Found(resolved, head, body)
-
-    return api.rt.store.read(look)
-
-
-def _body(api: Api, org_id: OrgId, reader: Reader, resolved: Result) -> Sending:
-    key = (org_id, resolved.result_id)
-    if (body := api.sending.get(key)) is not None:
-        return body
-    data = reader.find_body(org_id, resolved.result_id)
-    if data is None:
-        raise ResultExpiredError(resolved.expires_at)
-    intact(resolved, data)
-    body = Sending(data)
-    if len(data) > SHARED_BYTES:
-        api.sending[key] = body
-    return body
-
-
-def _head(api: Api, projection: Projection, correlation_id: str) -> Head:
-    requested, resolved, view = projection.requested, projection.resolved, projection.view
+def _head(api: Api, found: results.Permalink) -> Head:
+    requested, resolved, view = found.projection.requested, found.projection.resolved, found.projection.view
     key = (requested.result_id, resolved.result_id, view)
-    return api.heads.get(key) or api.heads.put(key, _new_head(requested, resolved, view, correlation_id))
+    return api.heads.get(key) or api.heads.put(
+        key, _new_head(requested, resolved, view, found.correlation_id)
+    )
 
 
 def _new_head(requested: Result, resolved: Result, view: View, correlation_id: str) -> Head:
@@ -194,21 +179,23 @@ def _new_head(requested: Result, resolved: Result, view: View, correlation_id: s
             "expires_at": wire.instant(resolved.expires_at),
         }
     )
-    headers = (
-        (b"etag", tag.encode()),
-        (b"content-location", b"/analyze/results/%s" % resolved.result_id.encode()),
-        (b"sunset", wire.http_date(resolved.expires_at)),
-        VARY,
-        NOSNIFF,
+    bare = header_block(
+        (
+            (b"etag", tag.encode()),
+            (b"content-location", b"/analyze/results/%s" % resolved.result_id.encode()),
+            (b"sunset", wire.http_date(resolved.expires_at)),
+            VARY,
+            NOSNIFF,
+        )
     )
-    return Head(tag.encode(), document[:-1] + b',"result":', headers)
+    return Head(tag.encode(), document[:-1] + b',"result":', bare, bare + header_block((JSON,)))
 
 
-def _caching(api: Api, resolved: Result, view: View) -> tuple[bytes, bytes]:
-    if not resolved.is_final and view is View.LATEST:
-        return b"cache-control", b"private, no-cache"
+def _caching(api: Api, resolved: Result, view: View) -> bytes:
+    if view is View.LATEST and not resolved.is_final:
+        return b"private, no-cache"
     left = int((resolved.expires_at - api.rt.clock.now()).total_seconds())
-    return b"cache-control", b"private, max-age=%d, immutable" % max(0, min(left, _MAX_AGE_SECONDS))
+    return b"private, max-age=%d, immutable" % max(0, min(left, _MAX_AGE_SECONDS))
 
 
 async def list_results(request: Request, job_id: str) -> Response:

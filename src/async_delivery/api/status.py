@@ -11,22 +11,24 @@ from typing import Any
 import orjson
 
 from async_delivery.api import wire
+from async_delivery.api.answer import JSON, NOSNIFF, Answer, Headers, header_block
 from async_delivery.api.context import Api, job_ident, refuse_unknown
-from async_delivery.api.errors import JSON, NOSNIFF, Answer, Headers
 from async_delivery.api.request import Call, Receive
 from async_delivery.api.results import VARY, matched_tags
 from async_delivery.domain.errors import NotFoundError
 from async_delivery.domain.job import Job, JobId
 from async_delivery.domain.result import result_over
+from async_delivery.domain.tenant import OrgId
 from async_delivery.engine import jobs
-from async_delivery.storage.contract import Reader
+from async_delivery.storage.contract import Reader, SeenJob
 
 # An answer carries this many events at most; its links say where the rest is.
 MAX_EVENTS = 1_000
 # Answers that are remembered; most are much shorter.
 _MEMORABLE_BYTES = 16_384
 
-_NO_CACHE = (b"cache-control", b"private, no-cache")
+_BARE = header_block(((b"cache-control", b"private, no-cache"), VARY, NOSNIFF))
+_BLOCK = _BARE + header_block((JSON,))
 
 
 async def job_status(api: Api, call: Call, job_id: str, query: bytes, receive: Receive) -> Answer:
@@ -40,7 +42,7 @@ async def job_status(api: Api, call: Call, job_id: str, query: bytes, receive: R
         seconds = min(call.prefer.wait_seconds, api.settings.max_wait_seconds)
         applied.append((b"preference-applied", b"wait=%d" % seconds))
         await _first_change(api, call, job, tags, seconds, receive)
-    return await api.read(lambda: _answer(api, call, job, tags, applied))
+    return await api.read(lambda: status_answer(api, call, job, tags, applied))
 
 
 async def _first_change(
@@ -72,64 +74,59 @@ def _tag(job: Job) -> bytes:
 class Written:
     """A status answer as it was last written, up to what depends on the moment.
 
-    state       what in the job tells one state from another
-    first_seq   its first event then; cleanup takes events away from the front
+    seen   the job that it is of, and the first of its events: cleanup takes those away from the front
+    over   its result could no longer be read then
     """
 
-    state: tuple[Any, ...]
-    first_seq: int
+    seen: SeenJob
+    over: bool
     data: bytes
 
 
-def _answer(api: Api, call: Call, job_id: JobId, tags: frozenset[bytes], applied: Headers) -> Answer:
-    def look(reader: Reader) -> tuple[Job, bytes | None]:
-        job = reader.find_job(call.org_id, job_id)
-        if job is None:
-            raise NotFoundError("job")
-        call.correlated = job.correlation_id
-        current = bool(tags) and (_tag(job) in tags or b"*" in tags)
-        return job, None if current else _written(api, reader, job)
-
-    job, written = api.rt.store.read(look)
-    headers = [*_headers(api, job), NOSNIFF, *applied]
-    if written is None:
-        return Answer(304, headers)
+def status_answer(api: Api, call: Call, job_id: JobId, tags: frozenset[bytes], applied: Headers) -> Answer:
+    """The answer as the job is now; 304 if its tag is one of ``tags``. Raises NotFoundError."""
+    seen = api.rt.store.ask(lambda reader: reader.see_job(call.org_id, job_id))
+    if seen is None:
+        raise NotFoundError("job")
+    job = seen.job
+    call.correlated = job.correlation_id
+    tag = _tag(job)
+    headers: Headers = [(b"etag", b"W/" + tag)]
+    if tags and (tag in tags or b"*" in tags):
+        return Answer(304, _waiting(api, job, headers + applied), block=_BARE)
+    written = api.written.get(job_id)
+    if written is None or written.seen is not seen or written.over != result_over(job, api.rt.clock.now()):
+        written = api.rt.store.read(lambda reader: _write(api, reader, call.org_id, job_id))
+        job = written.seen.job
+        headers = [(b"etag", b"W/" + _tag(job))]
     eta, request_id = orjson.dumps(api.estimates.eta_seconds(job)), orjson.dumps(call.request_id)
-    body = b'%s%s},"request_id":%s}' % (written, eta, request_id)
-    return Answer(200, [*headers, JSON, (b"content-length", b"%d" % len(body))], (body,))
+    body = b'%s%s},"request_id":%s}' % (written.data, eta, request_id)
+    headers.append((b"content-length", b"%d" % len(body)))
+    return Answer(200, _waiting(api, job, headers + applied), (body,), block=_BLOCK)
 
 
-def _written(api: Api, reader: Reader, job: Job) -> bytes:
-    """``{"ok":true,...,"job":{...,"eta_seconds":``, from memory if nothing in it has changed."""
-    now = api.rt.clock.now()
-    state = (job.event_seq, job.updated_at, job.held, result_over(job, now))
-    known = api.written.get(job.job_id)
-    if known is not None and known.state == state and known.first_seq == _first_seq(reader, job):
-        return known.data
-    events = reader.list_events(job.org_id, job.job_id, 0, MAX_EVENTS)
+def _waiting(api: Api, job: Job, headers: Headers) -> Headers:
+    if not job.status.terminal:
+        headers.append(retry_after(api, job))
+    return headers
+
+
+def _write(api: Api, reader: Reader, org_id: OrgId, job_id: JobId) -> Written:
+    """``{"ok":true,...,"job":{...,"eta_seconds":`` with the job and its events as they are at one moment."""
+    seen = reader.see_job(org_id, job_id)
+    if seen is None:
+        raise NotFoundError("job")
+    job, now = seen.job, api.rt.clock.now()
+    events = reader.list_events(org_id, job_id, 0, MAX_EVENTS)
     document = wire.job_object(job, now)
     document["events"] = wire.event_objects(events)
     if events and events[-1].event_seq < job.event_seq:
         document["links"]["more_events"] = f"{document['links']['events']}?after={events[-1].event_seq}"
     content = orjson.dumps({"ok": True, "correlation_id": job.correlation_id, "job": document})
-    data = content[:-2] + b',"eta_seconds":'
-    if len(data) <= _MEMORABLE_BYTES:
-        api.written.put(job.job_id, Written(state, events[0].event_seq if events else 0, data))
-    return data
-
-
-def _first_seq(reader: Reader, job: Job) -> int:
-    if not job.status.terminal:
-        return 1  # nothing is taken from a job that has not ended
-    events = reader.list_events(job.org_id, job.job_id, 0, 1)
-    return events[0].event_seq if events else 0
-
-
-def _headers(api: Api, job: Job) -> Headers:
-    headers: Headers = [(b"etag", b"W/" + _tag(job)), _NO_CACHE, VARY]
-    if not job.status.terminal:
-        headers.append(retry_after(api, job))
-    return headers
+    written = Written(seen, result_over(job, now), content[:-2] + b',"eta_seconds":')
+    if len(written.data) <= _MEMORABLE_BYTES:
+        api.written.put(job_id, written)
+    return written
 
 
 def retry_after(api: Api, job: Job) -> tuple[bytes, bytes]:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
+from async_delivery.api.answer import Answer, Headers
 from async_delivery.api.context import Api, json_answer, refuse_unknown
 from async_delivery.api.decode import decode_object
-from async_delivery.api.errors import Answer, Headers, JobFailedError, error_answer
+from async_delivery.api.errors import JobFailedError, error_answer
 from async_delivery.api.request import Body, Call, Receive
 from async_delivery.api.results import permalink_answer
 from async_delivery.api.status import job_document, retry_after
@@ -267,8 +268,8 @@ async def _answer(here: Here, job: Job, wish: _Wish) -> Answer:
         exc.details = (FieldIssue("job_id", job.job_id), FieldIssue("result_id", job.result_id))
         gone = error_answer(exc, call)
         return replace(gone, headers=[*gone.headers, _location(job), *wish.applied])
-    headers = [header for header in found.headers if header[0] != b"cache-control"]
-    return replace(found, headers=[*headers, (b"cache-control", b"no-store"), *wish.applied])
+    headers = [header for header in found.all_headers() if header[0] != b"cache-control"]
+    return replace(found, headers=[*headers, (b"cache-control", b"no-store"), *wish.applied], block=b"")
 
 
 def _location(job: Job) -> tuple[bytes, bytes]:

@@ -44,9 +44,8 @@ def text_of(statements: tuple[ClauseElement, ...]) -> str:
             text += " AND EXISTS (SELECT FROM w0)"
         if statement is sql.INSERT_RESULT:
             key = f"w{place}"
-        parts.append(
-            f"w{place} AS ({PARAMETER.sub(lambda found, place=place: f'%({place}_{found[1]})s', text)})"
-        )  # type: ignore[misc]
+        numbered = PARAMETER.sub(rf"%({place}_\1)s", text)
+        parts.append(f"w{place} AS ({numbered})")
     return f"WITH {', '.join(parts)} SELECT count(*) FROM w0"  # noqa: S608  texts of our own
 
 

@@ -8,10 +8,12 @@ answered with the same JSON error as everything else, as long as no answer has b
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from async_delivery.api.answer import header_block
 from async_delivery.api.errors import error_answer
 from async_delivery.api.request import Call
 from async_delivery.domain.errors import ValidationError
@@ -26,6 +28,33 @@ _VERSIONS = ("1.1", "1.0")
 _TOO_LARGE = f"the head of the request is larger than {MAX_HEAD_BYTES} bytes"
 
 
+# Takes the target and the scope of a GET; see ``api.at_once``.
+AtOnce = Callable[[bytes, Any], tuple[int, bytes] | None]
+
+
+class _Answered:
+    """Stands for a request and its answer where there was none that took time."""
+
+    response_complete = True
+    disconnected = False
+    more_body = False
+
+    def __init__(self) -> None:
+        self.message_event = asyncio.Event()
+
+
+_ANSWERED: Any = _Answered()
+# The server's own headers, which it renews once a second, as they go over the wire.
+_last_written: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
+
+
+def _written(headers: list[tuple[bytes, bytes]]) -> bytes:
+    global _last_written  # noqa: PLW0603  the same for all connections
+    if _last_written[0] is not headers:
+        _last_written = headers, header_block(headers)
+    return _last_written[1]
+
+
 class _Refused(Exception):  # noqa: N818  a signal through the parser, which ends there
     """The head that has just been parsed is not to be answered by the application."""
 
@@ -37,13 +66,23 @@ class HeadLimits(HttpToolsProtocol):
     _chunk_bytes = 0
     _in_head = True
     _head_timer: asyncio.TimerHandle | None = None
+    # When the head must have come, by the loop's clock. One timer looks at it now and then, as to set one for each
+    # request costs more than all else that is done here.
+    _head_until = 0.0
+    _is_idle = False
     _refusal: str | None = None
+    _has_body = False
     _read_timer: asyncio.TimerHandle | None = None
     _unread_bytes = 0
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._at_once: AtOnce | None = getattr(self.app, "at_once", None)
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._await_head()
+        self._head_until = self.loop.time() + HEAD_SECONDS
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_overdue)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -61,6 +100,10 @@ class HeadLimits(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._chunk_bytes = len(data)
+        if self._is_idle:
+            # The client has paused, as it may; from its first byte on the next head has its time.
+            self._is_idle = False
+            self._head_until = self.loop.time() + HEAD_SECONDS
         super().data_received(data)
         if self._in_head and not self.transport.is_closing():
             self._head_bytes += len(data)
@@ -69,19 +112,49 @@ class HeadLimits(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._stop_timer()
         self._refusal = self._fault_of_head()
         if self._refusal is not None:
             # The parser stops at this, and uvicorn calls send_400_response.
             raise _Refused(self._refusal)
-        super().on_headers_complete()
+        if not self._answered_at_once():
+            super().on_headers_complete()
+
+    def _answered_at_once(self) -> bool:
+        """True if the whole answer has been written: nothing of the request is left to be done."""
+        if (
+            self._at_once is None
+            or self._has_body
+            or self.parser.get_method() != b"GET"
+            or not self.parser.should_keep_alive()
+            or self.parser.should_upgrade()
+            or self.expect_100_continue
+            # Answers go out in the order of their requests.
+            or not self._has_answered()
+            or self.pipeline
+            or self.flow.write_paused
+            or self.transport.is_closing()
+        ):
+            return False
+        answered = self._at_once(self.url, self.scope)
+        if answered is None:
+            return False
+        status, rest = answered
+        self.cycle = _ANSWERED
+        self.transport.write(STATUS_LINE[status] + _written(self.server_state.default_headers) + rest)
+        self.server_state.total_requests += 1
+        return True
+
+    def _has_answered(self) -> bool:
+        """True while no request waits for its answer."""
+        cycle: Any = self.cycle
+        return cycle is None or cycle.response_complete
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self._in_head = True
+        self._in_head = self._is_idle = True
         # The rest of this chunk may begin the next head; what came before it must not count against that.
         self._head_bytes = -self._chunk_bytes
-        self._await_head()
+        self._head_until = self.loop.time() + HEAD_SECONDS
 
     def send_400_response(self, msg: str) -> None:
         """One JSON error body, then the end of the connection."""
@@ -108,7 +181,7 @@ class HeadLimits(HttpToolsProtocol):
 
     def _fault_of_head(self) -> str | None:
         """What the parser lets pass and HTTP/1.1 does not, or this service does not take."""
-        size, hosts, codings = len(self.url), 0, []
+        size, hosts, codings, length = len(self.url), 0, [], b"0"
         for name, value in self.headers:
             # A head that came in one piece has not been counted before.
             size += len(name) + len(value) + 4
@@ -116,6 +189,9 @@ class HeadLimits(HttpToolsProtocol):
                 hosts += 1
             elif name == b"transfer-encoding":
                 codings.append(value.strip(b" \t").lower())
+            elif name == b"content-length":
+                length = value
+        self._has_body = bool(codings) or length != b"0"
         if size > MAX_HEAD_BYTES:
             return _TOO_LARGE
         version = self.parser.get_http_version()
@@ -127,18 +203,16 @@ class HeadLimits(HttpToolsProtocol):
             return "Transfer-Encoding must be chunked, or not be sent"
         return None
 
-    def _await_head(self) -> None:
-        self._stop_timer()
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_overdue)
-
     def _head_overdue(self) -> None:
         self._head_timer = None
-        if not self._in_head or self.transport.is_closing():
+        if self.transport.is_closing():
             return
-        cycle: Any = self.cycle
-        if cycle is not None and not cycle.response_complete:
+        left = self._head_until - self.loop.time()
+        if not self._in_head or not self._has_answered():
             # The client waits for an answer, as it may: its next request has time until after that.
-            self._await_head()
+            left = HEAD_SECONDS
+        if left > 0:
+            self._head_timer = self.loop.call_later(left, self._head_overdue)
         else:
             self.transport.close()
 
