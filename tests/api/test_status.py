@@ -176,6 +176,36 @@ def test_an_answer_shows_no_event_that_cleanup_took_away(rt: Runtime, web: Web, 
     assert web.get(url(job)).json()["job"]["events"] == []
 
 
+@pytest.mark.parametrize("limit", [1_000, 4])
+def test_a_status_that_grew_by_what_is_new_is_the_one_that_was_read_whole(
+    rt: Runtime, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(module, "MAX_EVENTS", limit)
+    own = {"X-Request-Id": "r-1"}
+    run = started(rt)
+    with Web(rt) as watching:
+
+        def grown_and_whole() -> tuple[bytes, bytes]:
+            with Web(rt) as new:
+                return watching.get(url(run.job), headers=own).content, new.get(
+                    url(run.job), headers=own
+                ).content
+
+        for part in range(6):
+            published(rt, run, {"part": part})
+            grown, whole = grown_and_whole()
+            assert grown == whole
+        completed(rt, run)
+        grown, whole = grown_and_whole()
+        assert grown == whole
+        assert (b"more_events" in whole) == (limit == 4)
+        clock.advance(seconds=10)
+        cleanup_retention(rt.store, results_ttl_seconds=0, events_ttl_seconds=0, now=clock.now())
+        grown, whole = grown_and_whole()
+        assert grown == whole
+        assert b'"events":[]' in whole
+
+
 def test_equal_jobs_of_two_requests_differ_in_the_request_only(rt: Runtime, web: Web) -> None:
     job = finished(rt)
 

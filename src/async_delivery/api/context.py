@@ -46,6 +46,7 @@ _THREADS = 16
 _UPLOAD_THREADS = 32
 _DRAIN_RETRY_SECONDS = 10
 _MEMO_SIZE = 2_000
+_MEMO_BYTES = 16_777_216
 # Wider than the ids made here, as an older store that was converted kept its own.
 _IDENT = re.compile(r"[A-Za-z0-9_.:-]{1,128}\Z")
 
@@ -96,7 +97,7 @@ class Api:
         self.estimates = Estimates(rt)
         self.waits = Waits(rt.store, draining, self.run)
         self.heads: Memo[tuple[ResultId, ResultId, View], Head] = Memo(_MEMO_SIZE)
-        self.written: Memo[JobId, Written] = Memo(_MEMO_SIZE)
+        self.written: Memo[JobId, Written] = Memo(_MEMO_SIZE, _MEMO_BYTES)
         # Long bodies that are being sent, by tenant and result: many who read one slowly share one copy.
         self.sending: WeakValueDictionary[tuple[OrgId, ResultId], Sending] = WeakValueDictionary()
         self._long_reads: WeakValueDictionary[tuple[OrgId, ResultId], asyncio.Lock] = WeakValueDictionary()

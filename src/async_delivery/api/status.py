@@ -25,7 +25,7 @@ from async_delivery.storage.contract import Reader, SeenJob
 # An answer carries this many events at most; its links say where the rest is.
 MAX_EVENTS = 1_000
 # Answers that are remembered; most are much shorter.
-_MEMORABLE_BYTES = 16_384
+_MEMORABLE_BYTES = 1_048_576
 
 _BARE = header_block(((b"cache-control", b"private, no-cache"), VARY, NOSNIFF))
 _BLOCK = _BARE + header_block((JSON,))
@@ -74,13 +74,19 @@ def _tag(job: Job) -> bytes:
 class Written:
     """A status answer as it was last written, up to what depends on the moment.
 
-    seen   the job that it is of, and the first of its events: cleanup takes those away from the front
-    over   its result could no longer be read then
+    seen        the job that it is of, and the first of its events: cleanup takes those away from the front
+    over        its result could no longer be read then
+    before      ``{"ok":true,...,"job":{...`` up to the events
+    events      the events, with commas between them; none is ever changed, so a later answer begins with the same
+    last_seq    the last of them, and how many they are
     """
 
     seen: SeenJob
     over: bool
-    data: bytes
+    before: bytes
+    events: bytes
+    last_seq: int
+    count: int
 
 
 def status_answer(api: Api, call: Call, job_id: JobId, tags: frozenset[bytes], applied: Headers) -> Answer:
@@ -96,11 +102,17 @@ def status_answer(api: Api, call: Call, job_id: JobId, tags: frozenset[bytes], a
         return Answer(304, _waiting(api, job, headers + applied), block=_BARE)
     written = api.written.get(job_id)
     if written is None or written.seen is not seen or written.over != result_over(job, api.rt.clock.now()):
-        written = api.rt.store.read(lambda reader: _write(api, reader, call.org_id, job_id))
+        known = written
+        written = api.rt.store.read(lambda reader: _write(api, reader, call.org_id, job_id, known))
         job = written.seen.job
         headers = [(b"etag", b"W/" + _tag(job))]
     eta, request_id = orjson.dumps(api.estimates.eta_seconds(job)), orjson.dumps(call.request_id)
-    body = b'%s%s},"request_id":%s}' % (written.data, eta, request_id)
+    body = b'%s,"events":[%s],"eta_seconds":%s},"request_id":%s}' % (
+        written.before,
+        written.events,
+        eta,
+        request_id,
+    )
     headers.append((b"content-length", b"%d" % len(body)))
     return Answer(200, _waiting(api, job, headers + applied), (body,), block=_BLOCK)
 
@@ -111,22 +123,29 @@ def _waiting(api: Api, job: Job, headers: Headers) -> Headers:
     return headers
 
 
-def _write(api: Api, reader: Reader, org_id: OrgId, job_id: JobId) -> Written:
-    """``{"ok":true,...,"job":{...,"eta_seconds":`` with the job and its events as they are at one moment."""
+def _write(api: Api, reader: Reader, org_id: OrgId, job_id: JobId, known: Written | None) -> Written:
+    """The job and its events as they are at one moment; only those are asked for that are not ``known``."""
     seen = reader.see_job(org_id, job_id)
     if seen is None:
         raise NotFoundError("job")
     job, now = seen.job, api.rt.clock.now()
-    events = reader.list_events(org_id, job_id, 0, MAX_EVENTS)
+    written, last_seq, count = b"", 0, 0
+    if known is not None and known.seen.first_seq == seen.first_seq:
+        written, last_seq, count = known.events, known.last_seq, known.count
+    new = reader.list_events(org_id, job_id, last_seq, MAX_EVENTS - count) if count < MAX_EVENTS else []
+    if new:
+        added = orjson.dumps(wire.event_objects(new))[1:-1]
+        written = b"%s,%s" % (written, added) if written else added
+        last_seq, count = new[-1].event_seq, count + len(new)
     document = wire.job_object(job, now)
-    document["events"] = wire.event_objects(events)
-    if events and events[-1].event_seq < job.event_seq:
-        document["links"]["more_events"] = f"{document['links']['events']}?after={events[-1].event_seq}"
-    content = orjson.dumps({"ok": True, "correlation_id": job.correlation_id, "job": document})
-    written = Written(seen, result_over(job, now), content[:-2] + b',"eta_seconds":')
-    if len(written.data) <= _MEMORABLE_BYTES:
-        api.written.put(job_id, written)
-    return written
+    if count and last_seq < job.event_seq:
+        document["links"]["more_events"] = f"{document['links']['events']}?after={last_seq}"
+    before = orjson.dumps({"ok": True, "correlation_id": job.correlation_id, "job": document})[:-2]
+    made = Written(seen, result_over(job, now), before, written, last_seq, count)
+    size = len(before) + len(written)
+    if size <= _MEMORABLE_BYTES:
+        api.written.put(job_id, made, size)
+    return made
 
 
 def retry_after(api: Api, job: Job) -> tuple[bytes, bytes]:
