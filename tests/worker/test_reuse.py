@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from async_delivery.domain.job import JobStatus
-from tests.worker.support import World, alive, eventually
+from async_delivery.engine import jobs
+from tests.worker.support import ORG, World, alive, eventually
 
 
 @pytest.fixture
@@ -118,3 +119,28 @@ def test_children_come_and_go_without_a_trace_in_the_server(one: World) -> None:
 
     eventually(lambda: open_files() <= before, "descriptors are left open")
     assert not list((one.settings.work_root / one.supervisor.worker_id).glob("*.input"))
+
+
+def test_a_busy_slot_takes_each_further_job_with_the_end_of_the_one_before(one: World) -> None:
+    first = one.submit("cooperates")
+    one.first_partial(first)
+    waiting = [one.submit("fine") for _ in range(4)]
+    calls: list[str] = []
+    write = one.store._store.write
+
+    def counted(fn: Any) -> Any:
+        calls.append(fn.__qualname__)
+        return write(fn)
+
+    one.store._store.write = counted  # type: ignore[method-assign]
+
+    jobs.cancel(one.rt, ORG, first.job_id, by="tests", reason=None)
+    ended = [one.ended(job) for job in waiting]
+
+    assert {job.status for job in ended} == {JobStatus.COMPLETED}
+    assert [one.events(job) for job in ended] == [["job.queued", "job.running", "job.completed"]] * 4
+    # One write for each of the four, beside the cancel, its confirmation and the first claim.
+    ends = [name for name in calls if name.startswith("complete_and_claim")]
+    claims = [name for name in calls if name.startswith("claim")]
+    assert len(ends) == 4
+    assert len(claims) <= 2, calls

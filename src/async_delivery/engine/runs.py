@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from async_delivery import telemetry
 from async_delivery.domain import lifecycle
-from async_delivery.domain.errors import LeaseLostError
+from async_delivery.domain.errors import AsyncDeliveryError, LeaseLostError
 from async_delivery.domain.failure import Failure
 from async_delivery.domain.job import Fence, Job, JobId, JobRequest
 from async_delivery.domain.lifecycle import Change, RetryRule
@@ -37,27 +37,35 @@ class Report:
     message: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Claimer:
+    """Who takes jobs, and of which analyses; None: of all."""
+
+    worker_id: str
+    analyses: Sequence[str] | None = None
+
+
 def claim(rt: Runtime, worker_id: str, limit: int, analyses: Sequence[str] | None = None) -> list[Run]:
     """Start attempts of up to ``limit`` due jobs, fair across tenants; empty when none is due."""
-    now = rt.clock.now()
-
-    def write(tx: Transaction) -> list[Run]:
-        runs = []
-        for queued in tx.claimable(limit, analyses, rt.policy.max_running_per_tenant, now):
-            change = lifecycle.claim(
-                queued, worker_id, rt.new_token(), rt.policy.lease_seconds, now, rt.new_id
-            )
-            tx.save(change)
-            request = tx.find_request(queued.org_id, queued.job_id)
-            if request is None:
-                raise AssertionError(f"job {queued.job_id} has no request")
-            file = tx.find_input(queued.org_id, request.input_id) if request.input_id else None
-            runs.append(Run(change.job, request, file))
-        return runs
-
-    runs = rt.store.write(write)
+    now, claimer = rt.clock.now(), Claimer(worker_id, analyses)
+    runs = rt.store.write(lambda tx: _claim(rt, tx, claimer, limit, now))
     for run in runs:
         telemetry.emit("attempt.started", job=run.job)
+    return runs
+
+
+def _claim(rt: Runtime, tx: Transaction, claimer: Claimer, limit: int, now: datetime) -> list[Run]:
+    runs = []
+    for queued in tx.claimable(limit, claimer.analyses, rt.policy.max_running_per_tenant, now):
+        change = lifecycle.claim(
+            queued, claimer.worker_id, rt.new_token(), rt.policy.lease_seconds, now, rt.new_id
+        )
+        tx.save(change)
+        request = tx.find_request(queued.org_id, queued.job_id)
+        if request is None:
+            raise AssertionError(f"job {queued.job_id} has no request")
+        file = tx.find_input(queued.org_id, request.input_id) if request.input_id else None
+        runs.append(Run(change.job, request, file))
     return runs
 
 
@@ -142,6 +150,53 @@ def complete(
         rt, org_id, job_id, lambda job: lifecycle.complete(job, fence, body, now, rt.new_id), log
     )
     return _told(change, "job.completed")
+
+
+class _ClaimError(Exception):
+    """The claim in the transaction of an end failed; the end itself would not have."""
+
+
+# What can go wrong with a claim and not with its database, which the store must hear of as it is.
+_OWN_FAULTS = (AsyncDeliveryError, AssertionError, LookupError, TypeError, ValueError)
+
+
+def complete_and_claim(
+    rt: Runtime,
+    org_id: OrgId,
+    job_id: JobId,
+    fence: Fence,
+    body: SealedBody,
+    claimer: Claimer,
+    log: str | None = None,
+) -> tuple[Job, Run | None]:
+    """``complete``, and the start of the next due attempt in the same transaction, for a worker that is free then.
+
+    None where no job is due. Raises what ``complete`` raises; a claim that fails keeps no job from its end, and is
+    tried again when the worker asks by itself.
+    """
+    now = rt.clock.now()
+
+    def write(tx: Transaction) -> tuple[Change, list[Run]]:
+        change = lifecycle.complete(tx.lock_job(org_id, job_id), fence, body, now, rt.new_id)
+        tx.save(change)
+        if log:
+            tx.put_log(org_id, job_id, change.job.attempt, storable(log))
+        try:
+            return change, _claim(rt, tx, claimer, 1, now)
+        except _OWN_FAULTS as exc:
+            raise _ClaimError from exc
+
+    try:
+        change, runs = rt.store.write(write)
+    except LeaseLostError as exc:
+        telemetry.emit("write.refused", job_id=job_id, attempt=exc.attempt)
+        raise
+    except _ClaimError:
+        return complete(rt, org_id, job_id, fence, body, log), None
+    telemetry.emit("job.completed", job=change.job, before=change.before)
+    for run in runs:
+        telemetry.emit("attempt.started", job=run.job)
+    return change.job, runs[0] if runs else None
 
 
 def fail(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
 from typing import TypeVar, assert_never
 
 from async_delivery.domain.errors import ConflictError, LeaseLostError, NotFoundError, UnavailableError
 from async_delivery.domain.job import Job
+from async_delivery.domain.result import SealedBody
 from async_delivery.engine import runs
+from async_delivery.engine.runs import Claimer, Run
 from async_delivery.engine.runtime import Runtime
 from async_delivery.worker.attempt import Attempt
 from async_delivery.worker.ending import Ending, EndKind
@@ -52,6 +55,35 @@ def settle(rt: Runtime, attempt: Attempt, ending: Ending, log: str | None) -> Jo
         return persist(attempt, lambda: _write(rt, attempt, ending, log))
     except (LeaseLostError, NotFoundError):
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """What a slot takes after a completed attempt. ``asked_at``: by the monotonic clock, for its lease."""
+
+    run: Run
+    asked_at: float
+
+
+def complete_and_claim(
+    rt: Runtime, attempt: Attempt, body: SealedBody, claimer: Claimer, log: str | None
+) -> tuple[Job | None, Next | None]:
+    """Write the final result, and in the same transaction take the next job that is due, if any is.
+
+    The job after it, or None if it is not this worker's any more. Raises UnsettledError.
+    """
+
+    def write() -> tuple[Job, Next | None]:
+        asked_at = monotonic()
+        job, run = runs.complete_and_claim(
+            rt, attempt.org_id, attempt.job_id, attempt.fence, body, claimer, log=log
+        )
+        return job, Next(run, asked_at) if run else None
+
+    try:
+        return persist(attempt, write)
+    except (LeaseLostError, NotFoundError):
+        return None, None
 
 
 def give_back(rt: Runtime, attempt: Attempt) -> bool:

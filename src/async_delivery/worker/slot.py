@@ -20,7 +20,7 @@ from async_delivery.domain.failure import FailureCode
 from async_delivery.domain.placement import Executor
 from async_delivery.engine import runs
 from async_delivery.engine.inputs import fetch_input
-from async_delivery.engine.runs import Run
+from async_delivery.engine.runs import Claimer, Run
 from async_delivery.engine.runtime import Runtime
 from async_delivery.worker import processes
 from async_delivery.worker.attempt import Attempt, Waker
@@ -34,7 +34,7 @@ from async_delivery.worker.frames import Tag, join, pack
 from async_delivery.worker.heartbeat import lease_until
 from async_delivery.worker.limits import WorkerSettings
 from async_delivery.worker.roster import Roster
-from async_delivery.worker.settle import UnsettledError, persist, settle
+from async_delivery.worker.settle import UnsettledError, complete_and_claim, persist, settle
 from async_delivery.worker.workdirs import Workdirs, remove_tree
 
 _TROUBLE_PAUSE_SECONDS = 1.0
@@ -72,6 +72,14 @@ class Floor:
     claim_failed: Complaints
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The queue was asked when ``seen`` rings had been heard; ``attempt`` is what was taken, None if none was due."""
+
+    seen: int
+    attempt: Attempt | None
+
+
 class Slot:
     """Runs on a thread of its own: ``run`` returns when the worker drains."""
 
@@ -80,6 +88,8 @@ class Slot:
         self._rt = floor.rt
         self._waker = Waker()
         self._serving: ServingChild | None = None
+        # What was taken with the end of the attempt before, and the rings that had been heard when it was asked for.
+        self._asked: _Asked | None = None
         self.busy = False
         self.turned_at = monotonic()
 
@@ -87,8 +97,8 @@ class Slot:
         """Take jobs until the drain; the attempt that runs then is seen through."""
         woken = Wake.POLL  # at the start nobody rings for what waits already
         try:
-            while not self._floor.draining.is_set():
-                seen = self._floor.bell.rings
+            while self._holds_job() or not self._floor.draining.is_set():
+                seen = self._asked.seen if self._asked else self._floor.bell.rings
                 if self._take_one():
                     if woken is Wake.POLL:
                         # What a poll found nobody rang for; there may be more of it.
@@ -101,16 +111,21 @@ class Slot:
             self._end_child("closed")
             self._waker.close()
 
+    def _holds_job(self) -> bool:
+        return self._asked is not None and self._asked.attempt is not None
+
     def _take_one(self) -> bool:
         """One turn; False if no job was due. Nothing that happens in it ends the slot."""
         self.turned_at = monotonic()
         attempt = None
         try:
-            attempt = self._claim()
+            asked, self._asked = self._asked, None
+            attempt = asked.attempt if asked else self._claim()
             if attempt is None:
                 return False
             self.busy = True
-            self._floor.roster.add(attempt)
+            if asked is None:
+                self._floor.roster.add(attempt)
             self._execute(attempt)
         except Exception as exc:  # noqa: BLE001  a fault of ours must not silence the slot; it is told, and waited out
             telemetry.emit("slot.failed", error=repr(exc), job_id=attempt.job_id if attempt else None)
@@ -198,7 +213,7 @@ class Slot:
             return
         if ending.kind is EndKind.COMPLETED:
             # The tenant waits for this; whether the child may stay is looked at afterwards.
-            self._settle(attempt, ending, serving.output.text())
+            self._complete(attempt, ending, serving.output.text())
             reason = "stopped" if dialogue.stopped else self._reason_to_end(serving)
             if reason is not None:
                 self._end_child(reason)
@@ -295,6 +310,35 @@ class Slot:
         if expired:
             # Perhaps nobody has taken the job yet: then it is given back once the store answers.
             self._floor.roster.leave(attempt)
+
+    def _complete(self, attempt: Attempt, ending: Ending, log: str | None) -> None:
+        """Write a success and take the next job with it: one commit for each job of a busy slot instead of two."""
+        floor = self._floor
+        if ending.body is None or not self._takes_next():
+            self._settle(attempt, ending, log)
+            return
+        seen = floor.bell.rings
+        try:
+            done, following = complete_and_claim(
+                self._rt, attempt, ending.body, Claimer(floor.worker_id, floor.claims), log
+            )
+        except UnsettledError:
+            floor.roster.leave(attempt)
+            return
+        if done is None:
+            return
+        if following is None:
+            self._asked = _Asked(seen, None)
+            return
+        taken = Attempt(following.run, lease_until(self._rt, following.asked_at), self._waker)
+        # At once: its lease is to be renewed, and it may be canceled, while the slot still tidies up.
+        floor.roster.add(taken)
+        self._asked = _Asked(seen, taken)
+
+    def _takes_next(self) -> bool:
+        # Where others serve the store too, the rows of an end would stay locked for as long as the claim takes.
+        floor = self._floor
+        return self._rt.store.exclusive and floor.source.ready and not floor.draining.is_set()
 
     def _settle(self, attempt: Attempt, ending: Ending, log: str | None) -> None:
         try:
