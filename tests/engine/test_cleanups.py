@@ -197,7 +197,7 @@ def test_a_pause_ends_a_run_that_is_on_its_way(rt: Runtime, monkeypatch: pytest.
     from async_delivery.engine import retention
 
     monkeypatch.setattr(retention, "_FIRST_BATCH", 1)
-    monkeypatch.setattr(retention, "_next_limit", lambda limit, seconds: 1)
+    monkeypatch.setattr(retention, "_next_limit", lambda limit, seconds, target: 1)
     for _ in range(3):
         ended(rt)
     asked = 0
