@@ -158,16 +158,23 @@ class Scratch:
         try:
             output, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            # As by Ctrl-C: what the tests have started is ended by them.
-            process.send_signal(signal.SIGINT)
-            try:
-                output, _ = process.communicate(timeout=_STOP_SECONDS)
-            finally:
-                process.kill()
-            output += f"\ninterrupted after {seconds:g} s"
+            output = f"{interrupted(process)}\ninterrupted after {seconds:g} s"
+        except BaseException:
+            interrupted(process)
+            raise
         shutil.rmtree(base, ignore_errors=True)
         found = json.loads(card.read_text())["measurements"] if card.exists() else []
         return Ran(process.returncode, output, found)
+
+
+def interrupted(process: subprocess.Popen[str]) -> str:
+    """End pytest as Ctrl-C does, so that it ends what its tests have started; what it printed."""
+    process.send_signal(signal.SIGINT)
+    try:
+        output, _ = process.communicate(timeout=_STOP_SECONDS)
+    finally:
+        process.kill()
+    return output
 
 
 def tracked_files() -> list[str]:
