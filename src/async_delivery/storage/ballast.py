@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 
 from async_delivery.domain.errors import NoRoomError
 from async_delivery.domain.reserve import (
@@ -27,6 +28,9 @@ log = logging.getLogger("async_delivery.storage")
 
 _RETRY_SECONDS = 30
 _MEBIBYTE = 1 << 20
+# With so much room beside what is needed nobody can fill the disk before it is looked at again.
+_PLENTY_BYTES = 256 * _MEBIBYTE
+_PLENTY_SECONDS = 0.02
 
 
 def ballast_path(database: Path) -> Path:
@@ -40,12 +44,16 @@ class Ballast:
 
     def __init__(self, database: Path) -> None:
         self.path = ballast_path(database)
+        # Looked up so often that making texts of paths would cost more than the looking.
+        self._path, self._folder = str(self.path), str(self.path.parent)
         self._asked_bytes: int | None = None
         self._released = False
+        self._plenty_until = 0.0
 
     def keep(self, asked_bytes: int) -> None:
         """From now on keep so much, 0 for nothing. For the one process that serves the store."""
         self._asked_bytes = asked_bytes
+        self._plenty_until = 0.0
         if asked_bytes == 0:
             self.path.unlink(missing_ok=True)
             return
@@ -57,24 +65,32 @@ class Ballast:
 
     def state(self) -> Reserve:
         """How it stands now. Without ``keep``, what is there is what is wanted."""
+        return self._look()[0]
+
+    def _look(self) -> tuple[Reserve, int]:
+        """How it stands, and how much is free besides."""
         try:
-            held = self.path.stat().st_size
+            held = os.stat(self._path).st_size
         except OSError:
             held = 0
-        if self._asked_bytes is None:
-            return Reserve(held, held)
-        return Reserve(wanted_bytes(self._asked_bytes, _disk(self.path.parent)[1]), held)
+        free_bytes, disk_bytes = _disk(self._folder)
+        wanted = held if self._asked_bytes is None else wanted_bytes(self._asked_bytes, disk_bytes)
+        return Reserve(wanted, held), free_bytes
 
     def tend(self) -> bool:
         """Before a transaction: take it back if there is room again. True if the disk is nearly full."""
-        free_bytes, _ = _disk(self.path.parent)
-        reserve = self.state()
+        if monotonic() < self._plenty_until:
+            return False
+        reserve, free_bytes = self._look()
         if may_restore(reserve, free_bytes):
             self._take(reserve)
+        elif reserve.is_whole and free_bytes >= reserve.needed_bytes + _PLENTY_BYTES:
+            self._plenty_until = monotonic() + _PLENTY_SECONDS
         return is_tight(free_bytes)
 
     def release(self) -> bool:
         """Let a slice of it go; False if there is nothing to let go. Raises nothing."""
+        self._plenty_until = 0.0
         try:
             size = self.path.stat().st_size
             left = size - slice_bytes(Reserve(max(size, self.state().wanted_bytes), size))
@@ -95,8 +111,9 @@ class Ballast:
 
     def require_room(self, unused_bytes: Callable[[], int]) -> None:
         """Raises NoRoomError if there is no room for a new job. ``unused_bytes`` as in ``may_enter``."""
-        reserve = self.state()
-        free_bytes, _ = _disk(self.path.parent)
+        if monotonic() < self._plenty_until:
+            return
+        reserve, free_bytes = self._look()
         if free_bytes >= reserve.needed_bytes:
             return
         if not may_enter(reserve, free_bytes, unused_bytes()):
@@ -135,7 +152,7 @@ class Ballast:
         self._released = False
 
 
-def _disk(folder: Path) -> tuple[int, int]:
+def _disk(folder: str) -> tuple[int, int]:
     """Free and all bytes of the file system; as good as endless where it does not tell."""
     try:
         found = os.statvfs(folder)

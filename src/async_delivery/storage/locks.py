@@ -37,6 +37,9 @@ _FLOCK = "hhqqi4x"
 # Bytes far behind the text of the file, one per role.
 _BASE = 1 << 30
 _TURNSTILE, _WRITER, _SERVER, _CLEANUP = range(_BASE, _BASE + 4)
+_LOCK_TURNSTILE_AND_WRITER = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _TURNSTILE, 2, 0)
+_UNLOCK_TURNSTILE = struct.pack(_FLOCK, fcntl.F_UNLCK, os.SEEK_SET, _TURNSTILE, 1, 0)
+_UNLOCK_WRITER = struct.pack(_FLOCK, fcntl.F_UNLCK, os.SEEK_SET, _WRITER, 1, 0)
 _POLL_SECONDS = 0.0003
 _MAX_TEXT = 4096
 
@@ -77,8 +80,11 @@ class LockFile:
         """Wait for the right to write. Raises UnavailableError after ``timeout_seconds``.
 
         First through the turnstile, then to the writer: one who waits for the writer keeps the turnstile, so
-        the writer who is busy again and again cannot pass it a second time.
+        the writer who is busy again and again cannot pass it a second time. Where nobody is, both at once.
         """
+        if self._ask(_LOCK_TURNSTILE_AND_WRITER):
+            self._ask(_UNLOCK_TURNSTILE)
+            return
         deadline = monotonic() + timeout_seconds
         self._wait(_TURNSTILE, deadline)
         try:
@@ -88,7 +94,7 @@ class LockFile:
 
     def release_writer(self) -> None:
         """Give up the right to write; nothing happens if it is not held."""
-        self._set(_WRITER, fcntl.F_UNLCK)
+        self._ask(_UNLOCK_WRITER)
 
     def _wait(self, byte: int, deadline: float) -> None:
         # Polled, not F_OFD_SETLKW: that one could neither time out nor be ended by close.
@@ -134,7 +140,9 @@ class LockFile:
         return self._set(_CLEANUP, fcntl.F_WRLCK)
 
     def _set(self, byte: int, kind: int) -> bool:
-        flock = struct.pack(_FLOCK, kind, os.SEEK_SET, byte, 1, 0)
+        return self._ask(struct.pack(_FLOCK, kind, os.SEEK_SET, byte, 1, 0))
+
+    def _ask(self, flock: bytes) -> bool:
         try:
             fcntl.fcntl(self._fd, _F_OFD_SETLK, flock)
         except (BlockingIOError, PermissionError):

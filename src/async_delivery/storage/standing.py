@@ -22,13 +22,13 @@ _READERS_LOOK_SECONDS = 1.0
 Identity = tuple[int, int]
 
 
-def identity(path: Path) -> Identity | None:
+def identity(path: Path | str) -> Identity | None:
     """What the file at ``path`` is recognised by (device and inode); None where none can be reached."""
     found = _look(path)
     return None if found is None else (found.st_dev, found.st_ino)
 
 
-def _look(path: Path) -> os.stat_result | None:
+def _look(path: Path | str) -> os.stat_result | None:
     try:
         return os.stat(path)
     except OSError:
@@ -45,6 +45,9 @@ class Standing:
         self._size_bytes = 0
         self._lock = lock
         self._wal = database.with_name(database.name + "-wal")
+        # Looked up so often that making texts of paths would cost more than the looking.
+        self._database_name, self._wal_name = str(database), str(self._wal)
+        self._lock_name = "" if lock is None else str(lock[0])
         self._wal_opened: Identity | None = None
         self._looked_at = monotonic()
         self._told: str | None = None
@@ -61,12 +64,12 @@ class Standing:
     def require_for_writing(self) -> None:
         """Raises UnavailableError if what is written now could be lost, or another writer could be beside us."""
         fault = self._fault_of_database()
-        if fault is None and self._lock is not None and identity(self._lock[0]) != self._lock[1]:
+        if fault is None and self._lock is not None and identity(self._lock_name) != self._lock[1]:
             fault = (
                 f"the lock file {self._lock[0]} was removed or replaced under this process, so another could write"
                 " at the same time; put it back, or restart this process"
             )
-        if fault is None and self._wal_opened is not None and identity(self._wal) != self._wal_opened:
+        if fault is None and self._wal_opened is not None and identity(self._wal_name) != self._wal_opened:
             fault = (
                 f"the log of the database {self._wal} was removed or replaced under this process; stop this process"
                 " with SIGTERM, which saves what is in the log, and start it again"
@@ -88,7 +91,7 @@ class Standing:
             self._tell(fault)
 
     def _fault_of_database(self) -> str | None:
-        found = _look(self._database)
+        found = _look(self._database_name)
         if found is not None and (found.st_dev, found.st_ino) == self._opened:
             # No statement of ours shrinks the file, so whoever has done that has cut it off or written over it.
             if found.st_size < self._size_bytes:
@@ -105,6 +108,8 @@ class Standing:
         )
 
     def _tell(self, fault: str | None) -> None:
+        if fault is None and self._told is None:
+            return
         with self._telling:
             news, self._told = fault != self._told, fault
         if fault is None:
