@@ -164,6 +164,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure("R21.ids", "ids of one event beyond the first", 0, waits_for=WEBHOOKS),
     Figure("R22", "hostile data that became markup, formula or log line", 0, stores=NONE, waits_for=PAGES),
     Figure("R23.reads", "failed reads while the disk is full", 0, stores=SQLITE),
+    Figure("R23.running", "accepted jobs that do not complete while the disk is full", 0, stores=SQLITE),
     Figure("R23.litter", "files left over from writes on a full disk", 0, stores=SQLITE),
     Figure("R23.recovery", "space is back to the next accepted job", 5, "s", stores=SQLITE),
     Figure("R23.retention", "cleanups that work on a full disk", 100, "%", ">=", stores=SQLITE),

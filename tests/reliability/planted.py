@@ -22,7 +22,7 @@ from tests.reliability.planted_scratch import Ran, Scratch, scratch
 from tests.reliability.scorecard import write_json
 
 GREEN_SECONDS = 3_600.0
-SHORT_SECONDS, LONG_SECONDS = 300.0, 900.0
+SECONDS = 600.0
 
 
 @dataclass(slots=True)
@@ -112,22 +112,21 @@ def tail(output: str) -> str:
     return " | ".join(lines[-6:])[:1_500] or output[-500:]
 
 
-def once_more(copy: Scratch, found: Found, seconds: float) -> bool:
+def once_more(copy: Scratch, found: Found) -> bool:
     """Whether the same test misses the same figure with the seed that it has printed."""
-    ran = copy.run([found.test], seconds, seed=found.seed)
+    ran = copy.run([found.test], SECONDS, seed=found.seed)
     return any((one["key"], one["store"]) == (found.figure, found.store) for one in ran.missed)
 
 
 def try_plant(copy: Scratch, plant: Plant, *, again: bool = True) -> Verdict:
     """Run its tests with ``plant`` in the copy; those that chance took part in once more if ``again``."""
     began = time.monotonic()
-    seconds = LONG_SECONDS if plant.long else SHORT_SECONDS
     with copy.planted(plant.edits):
-        verdict = judge(plant, copy.run(plant.tests, seconds))
+        verdict = judge(plant, copy.run(plant.tests, SECONDS))
         if verdict.red and again:
             for one in first_of_each_store(verdict.found):
                 if one.seed is not None:
-                    one.again = once_more(copy, one, seconds)
+                    one.again = once_more(copy, one)
     verdict.seconds = round(time.monotonic() - began, 1)
     return verdict
 
@@ -144,7 +143,7 @@ def not_green(copy: Scratch, plants: Sequence[Plant], say: Callable[[str], None]
     if ran.code == 0 and not ran.skipped:
         return set()
     say(f"not all passed without a bug: {tail(ran.output)}")
-    return {test for test in tests if (once := copy.run([test], LONG_SECONDS)).code or once.skipped}
+    return {test for test in tests if (once := copy.run([test], SECONDS)).code or once.skipped}
 
 
 def run(plants: Sequence[Plant], say: Callable[[str], None], keep: Path | None = None) -> Report:

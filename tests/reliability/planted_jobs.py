@@ -29,7 +29,7 @@ MISBEHAVIOUR = ids(
     *BOTH,
 )
 BROKEN_STORES = ids("test_mutations", "test_a_broken_store_is_refused_or_serves_what_is_right")
-JUMPS = ids("test_clock", "test_no_jump_of_the_clock_deletes_early_or_loses_a_lease")
+JUMPS = ids("test_clock", "test_no_jump_of_the_clock_deletes_early_or_loses_a_lease", *BOTH)
 STARVED = ids(
     "test_hostile_jobs", "test_jobs_longer_than_their_lease_run_once_while_processors_starve", *BOTH
 )
@@ -123,7 +123,7 @@ PLANTS: tuple[Plant, ...] = (
             )
         ),
         ("R25.leases",),
-        SQLITE,
+        BOTH,
         JUMPS,
     ),
     Plant(

@@ -21,7 +21,6 @@ class Plant:
     fault     what it breaks, in one sentence
     figures   of these at least one must miss its target, on each of ``stores``
     tests     what is run to see that, by pytest's names
-    long      the tests take minutes
     """
 
     name: str
@@ -30,7 +29,6 @@ class Plant:
     figures: tuple[str, ...]
     stores: tuple[str, ...]
     tests: tuple[str, ...]
-    long: bool = False
 
 
 def service(file: str, old: str, new: str) -> Edit:

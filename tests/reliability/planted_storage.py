@@ -220,7 +220,7 @@ PLANTS: tuple[Plant, ...] = (
                 "    def release(self) -> bool:\n        return False\n\n    def _release(self) -> bool:\n",
             ),
         ),
-        ("R23.retention",),
+        ("R23.running", "R23.retention"),
         SQLITE,
         FULL_DISK,
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -132,6 +133,16 @@ def jump_through(server: LiveServer, clock: Clock, offsets: dict[str, float], se
             assert server.ended(job_id)["status"] == "completed", what
 
 
+@contextmanager
+def leases_first(store: str, server: LiveServer, job_ids: list[str], score: Score) -> Iterator[None]:
+    """Whatever breaks within the block: if leases were lost, that is what is told."""
+    try:
+        yield
+    except AssertionError:
+        score("R25.leases", store, lost_leases(server, job_ids), cases=len(jumps()))
+        raise
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("store", STORES)
 def test_no_jump_of_the_clock_deletes_early_or_loses_a_lease(
@@ -143,7 +154,8 @@ def test_no_jump_of_the_clock_deletes_early_or_loses_a_lease(
     running = server.submit(stages=60, stage_seconds=0.2)
     eventually(lambda: server.job(running)["status"] == "partial", "the long job has not begun")
 
-    jump_through(server, clock, jumps(), 0.5)
+    with leases_first(store, server, [*old, running], score):
+        jump_through(server, clock, jumps(), 0.5)
     # A cleanup falls into this one, and deletes nothing.
     clock.set(DAY)
     eventually(lambda: '"reason":"clock"' in server.log(), "no cleanup has noticed the clock")
@@ -168,8 +180,9 @@ def test_a_cleanup_in_every_jump_deletes_nothing_early(
         server.ended(job_id)
     running = server.submit(stages=900, stage_seconds=0.2)
 
-    jump_through(server, clock, jumps(), 12)
-    jump_through(server, clock, {"back and forth": -HOUR, "and again": HOUR, "and right": 0}, 12)
+    with leases_first(store, server, [*old, running], score):
+        jump_through(server, clock, jumps(), 12)
+        jump_through(server, clock, {"back and forth": -HOUR, "and again": HOUR, "and right": 0}, 12)
 
     assert server.ended(running)["status"] == "completed"
     assert disorder(server, running) == []

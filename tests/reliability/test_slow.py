@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection
+from typing import Self
 
 import pytest
 
@@ -51,6 +53,28 @@ class Victim:
         self._connection.close()
 
 
+class Peak:
+    """The most memory that the server takes while the block lasts; what it gives back at once is counted too."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self.bytes = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(0.01):
+            self.bytes = max(self.bytes, memory(self._fleet))
+
+
 def siege(
     fleet: Fleet, large: bytes, readers: int, drips: int, bodies: int, seconds: float
 ) -> tuple[float, float]:
@@ -67,7 +91,9 @@ def siege(
         head = message("POST", b"/analyze", b"Content-Length: %d" % (100 * MIB), org=ORG)
         frozen = [large] * readers + [waits] * (readers // 4)
         with Frozen(port, frozen), Dripping(port, heads), Dripping(port, halves, at_once=True):
-            Large(port, bodies, 100 * MIB, head).run()
+            with Peak(fleet) as peak:
+                Large(port, bodies, 100 * MIB, head).run()
+            most = max(most, peak.bytes)
             busy = []
             for _ in range(5):
                 busy += latencies(victim.look, seconds / 5)
