@@ -5,11 +5,12 @@ What may happen to a job is decided in ``domain.lifecycle``; these classes only 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import IntEnum, StrEnum
-from typing import NewType
+from operator import attrgetter
+from typing import Any, NewType
 
 from async_delivery.domain.failure import Failure
 from async_delivery.domain.tenant import OrgId
@@ -156,6 +157,23 @@ class Job:
     def fence(self) -> Fence | None:
         """What the owner of the current lease must show; None when nobody owns one."""
         return Fence(self.attempt, self.lease.token) if self.lease else None
+
+
+_NAMES = tuple(field.name for field in fields(Job))
+_READ = attrgetter(*_NAMES)
+_SET: Mapping[str, Callable[[Job, Any], None]] = {name: vars(Job)[name].__set__ for name in _NAMES}
+_SETTERS = tuple(_SET.values())
+
+
+def evolve(job: Job, **changes: Any) -> Job:
+    """``job`` with ``changes``: what ``dataclasses.replace`` does, in less than half its time. Each job takes five such
+    steps, most of them on the one thread that writes. Raises KeyError for what is no field."""
+    made = object.__new__(Job)
+    for put, value in zip(_SETTERS, _READ(job), strict=True):
+        put(made, value)
+    for name, value in changes.items():
+        _SET[name](made, value)
+    return made
 
 
 class AttemptOutcome(StrEnum):

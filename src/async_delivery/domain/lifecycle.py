@@ -29,6 +29,7 @@ from async_delivery.domain.job import (
     JobStatus,
     Lease,
     ResultId,
+    evolve,
 )
 from async_delivery.domain.notification import Notification
 from async_delivery.domain.result import NewResult, Result, ResultKind, SealedBody
@@ -104,11 +105,11 @@ class _Draft:
     def move(self, status: JobStatus, **changes: Any) -> None:
         if status is not self.job.status and status not in TRANSITIONS[self.job.status]:
             raise ConflictError(f"job {self.job.job_id} is {self.job.status} and cannot become {status}")
-        self.job = replace(self.job, status=status, updated_at=self.now, **changes)
+        self.job = evolve(self.job, status=status, updated_at=self.now, **changes)
 
     def say(self, event_type: EventType, actor: ActorType, **payload: Any) -> None:
         seq = self.job.event_seq + 1
-        self.job = replace(self.job, event_seq=seq)
+        self.job = evolve(self.job, event_seq=seq)
         self.events.append(
             Event(
                 event_id=self.new_id(),
@@ -122,7 +123,13 @@ class _Draft:
             )
         )
 
-    def done(self, *, attempt: Attempt | None = None, results: tuple[NewResult, ...] = ()) -> Change:
+    def done(
+        self,
+        *,
+        attempt: Attempt | None = None,
+        results: tuple[NewResult, ...] = (),
+        request: JobRequest | None = None,
+    ) -> Change:
         ended = self.job.status.terminal and not (self.before and self.before.status.terminal)
         told = (notifications.in_app(self.job, self.now, self.new_id),) if ended else ()
         return Change(
@@ -131,6 +138,7 @@ class _Draft:
             events=tuple(self.events),
             results=results,
             notifications=told,
+            request=request,
             attempt=attempt,
         )
 
@@ -141,7 +149,7 @@ def submit(job: Job, request: JobRequest, new_id: NewId) -> Change:
     draft.say(
         EventType.QUEUED, ActorType.TENANT, **({"retry_of": job.retry_of} if job.retry_of is not None else {})
     )
-    return replace(draft.done(), request=request)
+    return draft.done(request=request)
 
 
 def claim(

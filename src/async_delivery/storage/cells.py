@@ -7,7 +7,7 @@ one, as None where it may lack it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,6 +18,10 @@ from async_delivery.domain.canonical import canonical_json
 Row = Sequence[Any]
 # A fraction or an exponent, or text that looks like one.
 _FRACTION = re.compile(rb"[0-9][.eE][-+0-9]")
+
+# What both writers of JSON write alike; and floats that are whole numbers up to here.
+_ALIKE = frozenset({str, int, bool, type(None)})
+_WHOLE = 1e9
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FAR_FUTURE = datetime(9999, 12, 31, tzinfo=UTC)
@@ -52,6 +56,19 @@ def instant(value: Any) -> datetime:
 def to_json_text(value: Any) -> str:
     """Canonical JSON as the text columns keep it."""
     return canonical_json(value).decode()
+
+
+def flat_json_text(value: Mapping[str, Any]) -> str:
+    """``to_json_text`` of an object of plain values, several times as fast where the fast writer says the same."""
+    for each in value.values():
+        kind = type(each)
+        if kind in _ALIKE or (kind is float and -_WHOLE < each < _WHOLE and each.is_integer()):
+            continue
+        return to_json_text(dict(value))
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    except TypeError:  # keys, numbers or texts that it cannot say
+        return to_json_text(dict(value))
 
 
 def canonical_of_parsed(value: Any) -> bytes:

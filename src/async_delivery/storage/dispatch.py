@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -118,14 +118,15 @@ class _Picker:
         self, tx: SqlTransaction, limit: int, analyses: Sequence[str] | None, cap: int | None
     ) -> None:
         self._tx, self._limit, self._analyses, self._cap = tx, limit, analyses, cap
-        self._running: Counter[str] = Counter()
+        self._running: Mapping[str, int] = {}
         if cap is not None:
             tx.serialize_claims()
-            self._running.update(org_id for (org_id,) in tx.run(sql.LIST_RUNNING_TENANTS, {}).fetchall())
+            found = tx.run(sql.LIST_RUNNING_TENANTS, {}).fetchall()
+            self._running = Counter(org_id for (org_id,) in found)
         self._lines: dict[str, list[Waiting]] = {}
-        self._asked: Counter[str] = Counter()
-        self._likely: Counter[str] = Counter()
-        self._taken: Counter[str] = Counter()
+        self._asked: dict[str, int] = {}
+        self._likely: Counter[str] | None = None
+        self._taken: dict[str, int] = {}
         self._picked: list[tuple[Turn, Waiting]] = []
 
     @property
@@ -135,7 +136,7 @@ class _Picker:
     def expect(self, turns: Iterable[Turn]) -> None:
         """Turns that will probably be given. What is looked at is locked, so others who claim find more the less
         is looked at; alone on the store, it costs least to ask a tenant once."""
-        self._likely.update(turn[2] for turn in islice(turns, self._limit))
+        self._likely = Counter(turn[2] for turn in islice(turns, self._limit))
 
     def offer(self, turns: Iterable[Turn]) -> None:
         """Give ``turns``, lowest first, to jobs until there are enough."""
@@ -146,21 +147,22 @@ class _Picker:
 
     def _give(self, turn: Turn) -> None:
         org_id = turn[2]
-        taken = self._taken[org_id]
-        if self._cap is not None and self._running[org_id] + taken >= self._cap:
+        taken = self._taken.get(org_id, 0)
+        if self._cap is not None and self._running.get(org_id, 0) + taken >= self._cap:
             return
         line = self._line(org_id, taken + 1)
         if taken < len(line):
-            self._taken[org_id] += 1
+            self._taken[org_id] = taken + 1
             self._picked.append((turn, line[taken]))
 
     def _line(self, org_id: str, least: int) -> list[Waiting]:
         """The tenant's next jobs, best first; at least so many if there are."""
         line = self._lines.setdefault(org_id, [])
-        if len(line) < least and self._asked[org_id] < least:
+        before = self._asked.get(org_id, 0)
+        if len(line) < least and before < least:
             asked = self._limit
-            if self._tx.places_are_shared:
-                asked = min(asked, max(least, self._likely[org_id], 2 * self._asked[org_id]))
+            if self._likely is not None:
+                asked = min(asked, max(least, self._likely[org_id], 2 * before))
             self._asked[org_id] = asked
             known = {waiting[1] for waiting in line}
             line += [waiting for waiting in self._next_of(org_id, asked) if waiting[1] not in known]
@@ -187,6 +189,8 @@ class _Picker:
 
     def trade_places(self) -> None:
         """Jobs whose turn was given to another get that one's place."""
+        if all(turn[1] == job[1] for turn, job in self._picked):
+            return
         spared: dict[str, list[str]] = defaultdict(list)
         freed: dict[str, list[int]] = defaultdict(list)
         running = {job[1] for _, job in self._picked}

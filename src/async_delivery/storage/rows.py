@@ -22,10 +22,10 @@ from async_delivery.domain.tenant import OrgId
 from async_delivery.storage.cells import (
     FAR_FUTURE,
     Row,
+    flat_json_text,
     instant,
     optional_instant,
     optional_micros,
-    to_json_text,
     to_micros,
 )
 from async_delivery.storage.contract import IdempotencyRecord, InputFile
@@ -76,7 +76,7 @@ def event_columns(event: Event) -> dict[str, Any]:
         "event_type": event.event_type.value,
         "occurred_at": to_micros(event.occurred_at),
         "actor_type": event.actor_type.value,
-        "payload": to_json_text(dict(event.payload)) if event.payload else "{}",
+        "payload": flat_json_text(event.payload) if event.payload else "{}",
     }
 
 
@@ -222,7 +222,7 @@ def notification_columns(told: Notification) -> dict[str, Any]:
         "scheduled_at": to_micros(told.scheduled_at),
         "sent_at": optional_micros(told.sent_at),
         "created_at": to_micros(told.created_at),
-        "payload": to_json_text(dict(told.payload)),
+        "payload": flat_json_text(told.payload),
     }
 
 
