@@ -52,6 +52,33 @@ def test_a_function_that_raises_leaves_nothing_and_disturbs_no_other(house: Hous
     assert house.violations() == []
 
 
+def test_functions_that_raise_before_any_other_leave_nothing_to_those_that_follow(house: House) -> None:
+    lost, kept = [house.submission() for _ in range(3)], house.submission()
+    heard: list[Signal] = []
+    stop = house.store.subscribe(heard.append)
+    gate = threading.Event()
+    blocker = house.store.write_soon(lambda _: gate.wait(30))
+
+    def failing(number: int) -> Callable[[Transaction], None]:
+        def write(tx: Transaction) -> None:
+            tx.save(lost[number])
+            raise OwnError(number)
+
+        return write
+
+    failed = [house.store.write_soon(failing(number)) for number in range(3)]
+    last = house.store.write_soon(saving(kept))
+    gate.set()
+    blocker.result(timeout=30)
+
+    assert [type(future.exception(timeout=30)) for future in failed] == [OwnError] * 3
+    last.result(timeout=30)
+    assert [house.find(change.job) for change in lost] == [None] * 3
+    assert house.find(kept.job) == kept.job
+    until(lambda: [signal.job_id for signal in heard] == [kept.job.job_id])
+    stop()
+
+
 def test_a_future_is_done_only_when_a_reader_sees_the_change(house: House) -> None:
     seen: list[bool] = []
     futures: list[Future[None]] = []

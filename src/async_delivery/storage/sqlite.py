@@ -154,6 +154,17 @@ class SqliteSession:
             return False
         return True
 
+    def restart(self, transaction: SqliteTransaction) -> bool:
+        connection = self._open()
+        transaction.signals.clear()
+        try:
+            connection.execute("ROLLBACK")
+            # The lock file is still held, so nobody has written in between.
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error:
+            return False
+        return True
+
     def commit(self) -> None:
         # The automatic checkpoint runs inside COMMIT, so it is under the lock as well.
         self._open().execute("COMMIT")

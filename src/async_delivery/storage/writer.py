@@ -1,6 +1,6 @@
 """One writer thread with group commit: many functions, one durable transaction.
 
-Knows nothing of tables. It takes the first function that waits, opens a transaction, runs each function in a
+Knows nothing of tables. It takes the first function that waits, opens a transaction, runs each further function in a
 savepoint of its own, takes what has arrived meanwhile (within bounds), commits, and only then resolves the
 futures. With nothing waiting a function costs exactly one commit; nothing is ever waited for.
 """
@@ -42,6 +42,9 @@ class Session(Protocol):
 
     def undo(self, transaction: Any, mark: Any) -> bool:
         """Back to the savepoint. False if the database has given up the whole transaction."""
+
+    def restart(self, transaction: Any) -> bool:
+        """Back to the begin of the transaction, which goes on. False if the database has given it up."""
 
     def commit(self) -> None:
         """Make it durable, checkpoint included, and give up the right to write. Raises sqlite3.Error."""
@@ -195,12 +198,16 @@ class _Batch:
         return following
 
     def _call(self, session: Session, transaction: Any, function: Function, future: Future[Any]) -> None:
-        mark = session.mark(transaction)
+        # The first needs no savepoint: there is nothing yet that must outlive it. A savepoint costs two statements, and
+        # a copy of each page that is written after it.
+        first = not self._done
+        mark = None if first else session.mark(transaction)
         try:
             value = function(transaction)
-            session.keep()
+            if not first:
+                session.keep()
         except BaseException as exc:
-            if not session.undo(transaction, mark):
+            if not (session.restart(transaction) if first else session.undo(transaction, mark)):
                 raise exc if isinstance(exc, sqlite3.Error) else sqlite3.OperationalError(str(exc)) from exc
             own = self._unavailable(exc) if is_trouble(exc) else exc
             self._failed.append((future, own))
