@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -47,6 +48,24 @@ def test_what_an_attempt_has_made_of_its_process_is_put_back() -> None:
         after = (dict(os.environ), resource.getrlimit(resource.RLIMIT_FSIZE), os.sched_getaffinity(0))
         calm = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         return before == after and calm and not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    assert in_a_fork(check)
+
+
+def test_single_variables_are_put_back_and_none_is_left_behind() -> None:
+    def check() -> bool:
+        os.environ.update(KEPT="as it was", LOST="there", CHANGED="before")
+        footing = Footing()
+        before = dict(os.environ)
+        os.environ.update(CHANGED="after", ADDED="by an attempt")
+        del os.environ["LOST"]
+        os.environ = {"of": "an attempt"}  # type: ignore[assignment]  # noqa: B003  what an analysis may do
+
+        footing.put_back()
+
+        program = "import json, os; print(json.dumps(dict(os.environ)))"
+        seen = json.loads(subprocess.check_output([sys.executable, "-c", program]))
+        return dict(os.environ) == before and {**seen, **before} == seen and "ADDED" not in seen
 
     assert in_a_fork(check)
 

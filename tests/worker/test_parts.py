@@ -272,18 +272,25 @@ def test_children_are_found_with_and_without_the_kernels_list(
 ) -> None:
     monkeypatch.setattr(processes, "_CHILDREN_LISTED", listed)
     child = subprocess.Popen(["sleep", "600"])
+    own, other = processes.Footprint(os.getpid()), processes.Footprint(child.pid)
     try:
-        rss, has_children = processes.footprint(os.getpid())
+        rss, has_children = own.look()
 
         assert child.pid in processes.children(os.getpid())
         assert child.pid in processes.descendants(os.getpid())
         assert has_children
         assert rss > 2**20
+        assert other.look()[0] > 0
+        assert not other.look()[1]
         assert processes.tree_rss_bytes(os.getpid()) > processes.rss_bytes(os.getpid())
     finally:
         child.kill()
         child.wait()
-    assert processes.footprint(child.pid) == (0, False)
+    assert not own.look()[1]
+    assert other.look() == processes.Footprint(child.pid).look() == (0, False)
+    own.close()
+    other.close()
+    other.close()
     assert processes.rss_bytes(child.pid) == 0
     assert processes.children(child.pid) == []
 

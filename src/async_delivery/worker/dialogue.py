@@ -26,6 +26,7 @@ from async_delivery.worker.forkserver import Child
 from async_delivery.worker.frames import BrokenFrameError, Frame, FrameReader, FrameTooLargeError, Tag
 from async_delivery.worker.limits import MAX_ERROR_BYTES, MAX_REPORT_BYTES, WorkerSettings
 from async_delivery.worker.output import OutputRing
+from async_delivery.worker.processes import Footprint
 from async_delivery.worker.reports import Reports
 
 # A drain gives back what does not end, so there is little to tidy up for.
@@ -45,6 +46,7 @@ class ServingChild:
         self.output = OutputRing(child.output, log_bytes)
         self.reader = FrameReader(child.channel, self._limit)
         self.served = 0
+        self.footprint = Footprint(child.pid)
         self.first_rss_bytes = 0
         self._waker = waker
         self._poll = select.poll()
@@ -103,6 +105,7 @@ class ServingChild:
 
     def end(self) -> bool:
         """Kill it and close its connections; False if it would not die."""
+        self.footprint.close()
         return self.child.end(_DEATH_SECONDS)
 
 

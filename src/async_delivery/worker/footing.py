@@ -15,6 +15,7 @@ import signal
 _LIMITS = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
 # A child sets these itself, narrower than they were.
 _OWN_LIMITS = frozenset({resource.RLIMIT_CORE, resource.RLIMIT_DATA})
+_GIVEN = tuple(which for which in _LIMITS if which not in _OWN_LIMITS)
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 # SIGTERM is how the service asks a child to end. The others come from timers of an analysis.
 _SIGNALS = (signal.SIGTERM, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF)
@@ -24,7 +25,10 @@ class Footing:
     """Of the process that makes it, at the time it is made; to be put back before the parent hears of an end."""
 
     def __init__(self) -> None:
-        self._environ = dict(os.environ)
+        # By what the mapping keeps its bytes in: compared as a mapping, it decodes each of them anew.
+        self._mapping = os.environ
+        self._entries: dict[bytes, bytes] = vars(os.environ)["_data"]
+        self._environ = dict(self._entries)
         self._limits = {which: resource.getrlimit(which) for which in _LIMITS}
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._handlers = {number: signal.getsignal(number) for number in _SIGNALS}
@@ -46,18 +50,19 @@ class Footing:
         if os.sched_getaffinity(0) != self._processors:
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(0, self._processors)
-        if os.environ != self._environ:
-            os.environ.clear()
-            os.environ.update(self._environ)
+        os.environ = self._mapping  # noqa: B003  the mapping itself, in case another has its place
+        if self._entries != self._environ:
+            # One or two of many: each attempt has a TMPDIR of its own.
+            for name in [name for name in self._entries if name not in self._environ]:
+                del os.environb[name]
+            for name, value in self._environ.items():
+                if self._entries.get(name) != value:
+                    os.environb[name] = value
 
 
 def is_narrowed(pid: int) -> bool:
     """Whether a child has given up limits that it had from this process, and cannot take them back."""
     try:
-        return any(
-            resource.prlimit(pid, which)[1] != resource.getrlimit(which)[1]
-            for which in _LIMITS
-            if which not in _OWN_LIMITS
-        )
+        return any(resource.prlimit(pid, which)[1] != resource.getrlimit(which)[1] for which in _GIVEN)
     except OSError:
         return True  # gone, or somebody else's now

@@ -91,23 +91,55 @@ def session(leader: int) -> list[int]:
     return found
 
 
-def footprint(pid: int) -> tuple[int, bool]:
-    """Resident bytes of a process, and whether it has children. Two short reads for a process of one thread."""
-    fields = _stat_fields(pid)
-    if not fields:
-        return 0, False
-    # The 18th field counts threads, the 22nd resident pages.
-    rss = int(fields[21]) * _PAGE_BYTES
-    if _CHILDREN_LISTED and fields[17] == b"1":
-        return rss, bool(_read(f"/proc/{pid}/task/{pid}/children"))
-    return rss, bool(children(pid))
+class Footprint:
+    """A process that is looked at again and again: what /proc says of it stays open, as to open it costs more than to
+    read it. Another process that gets the number later is never taken for it."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._files = [_open(f"/proc/{pid}/stat")]
+        if _CHILDREN_LISTED:
+            self._files.append(_open(f"/proc/{pid}/task/{pid}/children"))
+
+    def look(self) -> tuple[int, bool]:
+        """Resident bytes now, and whether it has children; nothing once it has ended and was waited for."""
+        stat = _again(self._files[0])
+        if not stat:
+            return 0, False
+        fields = stat[stat.rindex(b")") + 2 :].split()
+        # The 18th field counts threads, the 22nd resident pages.
+        rss = int(fields[21]) * _PAGE_BYTES
+        if _CHILDREN_LISTED and fields[17] == b"1":
+            return rss, bool(_again(self._files[1]))
+        return rss, bool(children(self._pid))
+
+    def close(self) -> None:
+        """Let go of it. Idempotent."""
+        files, self._files = self._files, [-1, -1]
+        for fd in files:
+            if fd >= 0:
+                os.close(fd)
+
+
+def _open(path: str) -> int:
+    """A file of /proc, or -1 when the process is gone."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
+def _again(fd: int) -> bytes:
+    try:
+        return os.pread(fd, 65_536, 0)
+    except OSError:
+        return b""
 
 
 def _read(path: str) -> bytes:
     """A small file of /proc; empty when the process is gone."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    fd = _open(path)
+    if fd < 0:
         return b""
     try:
         return os.read(fd, 65_536)

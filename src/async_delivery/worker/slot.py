@@ -159,11 +159,9 @@ class Slot:
             why = info.unavailable_reason if info else "it is not installed"
             self._settle(attempt, failed(FailureCode.ANALYSIS_UNAVAILABLE, f"{job.analysis}: {why}"), None)
             return
-        name = f"{job.job_id}-{job.attempt}"
-        workdir = self._floor.workdirs.make(name)
-        input_path = workdir.with_name(f"{name}.input")
+        workdir = self._floor.workdirs.make(f"{job.job_id}-{job.attempt}")
         try:
-            file = self._fetch(attempt, input_path)
+            file = self._fetch(attempt, workdir)
             self._converse(attempt, info, workdir, file)
         except NotFoundError:
             self._settle(attempt, failed(FailureCode.INPUT_NOT_FOUND, "the uploaded file is gone"), None)
@@ -173,17 +171,18 @@ class Slot:
             self._floor.draining.wait(_TROUBLE_PAUSE_SECONDS)
         finally:
             if attempt.run.input is not None:
-                input_path.unlink(missing_ok=True)
+                _input_path(workdir).unlink(missing_ok=True)
             if not remove_tree(workdir):
                 telemetry.emit("workdir.kept", path=str(workdir))
 
-    def _fetch(self, attempt: Attempt, path: Path) -> dict[str, Any] | None:
+    def _fetch(self, attempt: Attempt, workdir: Path) -> dict[str, Any] | None:
         """Bring the uploaded file; the analysis reads it beside its folder, which stays empty for its own use."""
         file = attempt.run.input
         if file is None:
             if attempt.run.request.input_id is not None:
                 raise NotFoundError("input")
             return None
+        path = _input_path(workdir)
 
         def fetch() -> None:
             path.unlink(missing_ok=True)
@@ -285,7 +284,7 @@ class Slot:
             return "served"
         if not serving.reader.empty:
             return "broken"
-        rss, has_children = processes.footprint(serving.child.pid)
+        rss, has_children = serving.footprint.look()
         if has_children:
             return "left processes"
         if is_narrowed(serving.child.pid):
@@ -348,3 +347,7 @@ class Slot:
             return
         if job is not None and job.due_at is not None and not job.status.terminal:
             self._floor.bell.expect((job.due_at - self._rt.clock.now()).total_seconds())
+
+
+def _input_path(workdir: Path) -> Path:
+    return workdir.with_name(f"{workdir.name}.input")
