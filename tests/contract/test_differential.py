@@ -246,7 +246,7 @@ class Pair(RuleBasedStateMachine):
         done = self.both(lambda one: runs.complete(one.rt, *self.fence(pick), seal(payload), log))
         if done:
             found = self.both(lambda one: results.permalink(one.rt, done.org_id, done.result_id, View.LATEST))
-            assert found is None or found[1] == seal(payload).data
+            assert found is None or found.body == seal(payload).data
 
     @rule(
         pick=picks,

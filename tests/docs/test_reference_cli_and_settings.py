@@ -163,7 +163,14 @@ def test_the_exit_codes_are_the_ones_that_are_used() -> None:
         if row[0].isdigit()
     }
 
-    assert listed == {app.DONE, app.FAILED, app.WRONG_USAGE, process.INTERRUPTED, app.PIPE_CLOSED}
+    assert listed == {
+        app.DONE,
+        app.FAILED,
+        app.WRONG_USAGE,
+        process.INTERRUPTED,
+        app.PIPE_CLOSED,
+        process.TERMINATED,
+    }
     assert cleanup == {int(exit_code) for exit_code in ExitCode}
 
 

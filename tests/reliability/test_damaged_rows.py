@@ -35,10 +35,10 @@ def test_a_job_with_an_unknown_status_is_told_of_and_hides_no_other(tmp_path: Pa
         assert [job["job_id"] for job in listed] == [whole]
         assert server.ended(later)["status"] == "completed"
         assert server.job(whole)["status"] == "completed"
-        assert f"job {damaged} is damaged in the store: there is no status 'paused'" in server.log()
-        assert "KeyError" not in server.log()
     finally:
         server.stop()
+    assert f"job {damaged} is damaged in the store: there is no status 'paused'" in server.log()
+    assert "KeyError" not in server.log()
     checked = run_command("store", "check", "--store-file", str(server.store_file), cwd=tmp_path)
     assert checked.returncode == 1
     assert f"job {damaged}: its status 'paused'" in checked.stdout + checked.stderr

@@ -199,7 +199,7 @@ def test_a_commit_whose_answer_is_lost_is_called_uncertain_and_never_run_again(
 # ---------------------------------------------------------------- another database in its place
 @pytest.fixture
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_pulse, "_MEASURE_SECONDS", 0.05)
+    monkeypatch.setattr(postgres_pulse, "MEASURE_SECONDS", 0.05)
 
 
 def refuses(house: House, saying: str) -> Callable[[], bool]:

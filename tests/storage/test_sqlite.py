@@ -14,16 +14,20 @@ from sqlalchemy import Delete, Insert, Select, Update
 from sqlalchemy.sql.expression import ClauseElement
 
 from async_delivery.domain.errors import UnavailableError
+from async_delivery.domain.job import JobId
 from async_delivery.storage import checks, counts, retention, retention_jobs, writer
 from async_delivery.storage import sqlite as sqlite_store_module
 from async_delivery.storage import statements as sql
 from async_delivery.storage.contract import Transaction
 from async_delivery.storage.dialects import POSTGRESQL, SQLITE, compile_text
 from async_delivery.storage.locks import LockFile
+from async_delivery.storage.mode import Mode
+from async_delivery.storage.opening import open_store
 from async_delivery.storage.sqlite import SqliteStore
 from async_delivery.storage.sqlite_files import connect_reader, connect_writer, lock_path
 from async_delivery.storage.tables import jobs
 from tests.contract.support import ALPHA, BETA, House, saving
+from tests.domain.support import NOON
 from tests.storage.support import database_of, sqlite_store
 
 
@@ -359,3 +363,25 @@ def test_a_function_may_write_much_more_than_a_page_cache(house: House) -> None:
     house.store.write(lambda tx: tx.drop_input(ALPHA, "big"))
 
     assert house.violations() == []
+
+
+def test_a_damage_that_sqlite_cannot_even_put_into_words_is_told_as_one(tmp_path: Path) -> None:
+    store = sqlite_store(tmp_path)
+    database = Path(store.info().database)
+    store.close()
+    store = open_store(next(tmp_path.rglob("*.json")), Mode.SERVE)
+    content = database.read_bytes()
+    assert content.count(b"CREATE TABLE notifications") == 1
+    # SQLite quotes what it does not understand, and this is no text in any encoding that it knows.
+    database.write_bytes(content.replace(b"CREATE TABLE notifications", b"CREATE TABL\xf6 notifications"))
+
+    try:
+        for use in (
+            lambda: store.read(lambda reader: reader.facts()),
+            lambda: store.ask(lambda reader: reader.find_job(ALPHA, JobId("nobody"))),
+            lambda: store.write(lambda tx: tx.probe(NOON)),
+        ):
+            with pytest.raises(UnavailableError, match="damaged"):
+                use()
+    finally:
+        store.close()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 INTERRUPTED = 130  # as shells say it
+TERMINATED = 143
 
 
 def prepare() -> None:

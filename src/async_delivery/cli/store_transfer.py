@@ -16,6 +16,7 @@ import click
 
 from async_delivery.cli.options import json_option, load_settings, settings_options
 from async_delivery.cli.output import Failed, emit_json, emit_pairs, emit_table, say
+from async_delivery.cli.process import TERMINATED
 from async_delivery.domain.account import Kind
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("read", "taken", "odd", "refused", "there", "made")
 _STDIO = "-"
-_TERMINATED = 143  # as shells say it
 _account = click.option(
     "--account",
     "account_file",
@@ -150,7 +150,7 @@ def _ended_by_sigterm() -> Iterator[None]:
 
     def end(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one waits for nothing
-        raise Failed("ended by SIGTERM; run it again", _TERMINATED)
+        raise Failed("ended by SIGTERM; run it again", TERMINATED)
 
     before = signal.signal(signal.SIGTERM, end)
     try:

@@ -22,6 +22,7 @@ from async_delivery.storage.postgres_opening import create_database, open_databa
 from async_delivery.storage.schema import APPLICATION_ID, HEAD, REVISIONS, USER_VERSION
 from async_delivery.storage.sqlite import SqliteStore
 from async_delivery.storage.sqlite_files import BUSY_SECONDS, connect, lock_path, look
+from async_delivery.storage.sqlite_trouble import DATABASE_FAULTS
 from async_delivery.storage.storefile import (
     DEFAULT_URL,
     StoreFile,
@@ -207,7 +208,7 @@ def _identify(database: Path) -> _Facts:
     """Which store a database file is. Reads only. Raises StoreFileError if it is not ours or not readable."""
     try:
         return look(database, lambda connection: _facts(connection, database))
-    except (sqlite3.DatabaseError, UnicodeDecodeError, OSError) as exc:
+    except (*DATABASE_FAULTS, OSError) as exc:
         # A damaged schema is quoted in a message that is no UTF-8, which the driver cannot even raise.
         raise StoreFileError(
             f"{database}: the database cannot be used ({exc}); restore it from a backup, or check the rights on it"
@@ -253,7 +254,7 @@ def _migrate(database: Path, lock: LockFile) -> None:
             migrate_sqlite(connection, {})
         finally:
             connection.close()
-    except sqlite3.Error as exc:
+    except DATABASE_FAULTS as exc:
         raise StoreFileError(f"{database}: the schema cannot be brought up to date: {exc}") from exc
     finally:
         lock.release_writer()

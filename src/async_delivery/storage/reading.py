@@ -70,9 +70,10 @@ class Connection(Protocol):
         """Run one statement."""
 
 
-def _require_question(statement: ClauseElement) -> None:
-    """Who asks for a text that no store can keep finds nothing; who writes one hears of it."""
-    if not isinstance(statement, Select):
+def _require_question(statement: ClauseElement, exc: UnicodeError) -> None:
+    """Who asks for a text that no store can keep finds nothing; who writes one hears of it, and so does everybody
+    of a database that says what is no text."""
+    if not isinstance(statement, Select) or isinstance(exc, UnicodeDecodeError):
         raise  # noqa: PLE0704  called while the driver's error is handled
 
 
@@ -126,16 +127,16 @@ class SqlReader:
     def _one(self, statement: ClauseElement, params: Params) -> Sequence[Any] | None:
         try:
             row: Sequence[Any] | None = self._connection.execute(self._texts[statement], params).fetchone()
-        except UnicodeError:
-            _require_question(statement)
+        except UnicodeError as exc:
+            _require_question(statement, exc)
             return None
         return row
 
     def _all(self, statement: ClauseElement, params: Params) -> list[Sequence[Any]]:
         try:
             return self._connection.execute(self._texts[statement], params).fetchall()
-        except UnicodeError:
-            _require_question(statement)
+        except UnicodeError as exc:
+            _require_question(statement, exc)
             return []
 
     def find_job(self, org_id: OrgId, job_id: JobId) -> Job | None:

@@ -30,7 +30,7 @@ from async_delivery.storage.sqlite_files import BUSY_SECONDS, connect_writer, lo
 from async_delivery.storage.sqlite_info import DURABILITY, describe
 from async_delivery.storage.sqlite_placed import PLACED, PlacedReader
 from async_delivery.storage.sqlite_readers import TEXTS, Readers, SqliteReader
-from async_delivery.storage.sqlite_trouble import is_full, out_of_room, unavailable
+from async_delivery.storage.sqlite_trouble import DATABASE_FAULTS, is_full, out_of_room, unavailable
 from async_delivery.storage.standing import Standing
 from async_delivery.storage.writer import Writer
 from async_delivery.storage.writing import SqlTransaction, Write
@@ -150,7 +150,7 @@ class SqliteSession:
         try:
             connection.execute("ROLLBACK TO f")
             connection.execute("RELEASE f")
-        except sqlite3.Error:
+        except DATABASE_FAULTS:
             return False
         return True
 
@@ -161,7 +161,7 @@ class SqliteSession:
             connection.execute("ROLLBACK")
             # The lock file is still held, so nobody has written in between.
             connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error:
+        except DATABASE_FAULTS:
             return False
         return True
 
@@ -179,9 +179,9 @@ class SqliteSession:
         connection, self._connection = self._connection, None
         self._standing.forget_log()
         if connection is not None:
-            with suppress(sqlite3.Error):
+            with suppress(*DATABASE_FAULTS):
                 connection.execute("ROLLBACK")
-            with suppress(sqlite3.Error):
+            with suppress(*DATABASE_FAULTS):
                 connection.close()
         self._lock.release_writer()
 
@@ -190,11 +190,11 @@ class SqliteSession:
         try:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-        except sqlite3.Error:
+        except DATABASE_FAULTS:
             return False
         return True
 
-    def make_room(self, exc: sqlite3.Error) -> bool:
+    def make_room(self, exc: BaseException) -> bool:
         return is_full(exc, self._path) and self._ballast.release()
 
     def explain(self, exc: BaseException) -> UnavailableError:
@@ -214,7 +214,7 @@ class SqliteSession:
         # If another process holds that for too long, this is not the last one, and closing it writes nothing.
         with suppress(UnavailableError):
             self._lock.take_writer(BUSY_SECONDS)
-        with suppress(sqlite3.Error, UnavailableError):
+        with suppress(*DATABASE_FAULTS, UnavailableError):
             if self._connection is None:
                 self._standing.require_opened()
             # A store that was only read may have left an empty log, which only a connection that writes removes.

@@ -15,7 +15,7 @@ from async_delivery.domain.errors import UnavailableError
 from async_delivery.storage.dialects import SQLITE, Texts
 from async_delivery.storage.reading import SqlReader
 from async_delivery.storage.sqlite_files import connect_reader, resting_state, size_of
-from async_delivery.storage.sqlite_trouble import unavailable
+from async_delivery.storage.sqlite_trouble import DATABASE_FAULTS, unavailable
 from async_delivery.storage.standing import Standing
 
 T = TypeVar("T")
@@ -103,7 +103,7 @@ class Readers:
                     return fn(handle.reader)
                 finally:
                     connection.execute("ROLLBACK")
-            except sqlite3.DatabaseError as exc:
+            except DATABASE_FAULTS as exc:
                 raise unavailable(exc, "cannot be read", self._path) from exc
 
     def ask(self, fn: Callable[[SqliteReader], T]) -> T:
@@ -118,7 +118,7 @@ class Readers:
                 raise UnavailableError("the store is closed")
             try:
                 return fn(handle.reader)
-            except sqlite3.DatabaseError as exc:
+            except DATABASE_FAULTS as exc:
                 raise unavailable(exc, "cannot be read", self._path) from exc
 
     def _read_at_rest(self, handle: _Handle, fn: Callable[[SqliteReader], T]) -> T:
@@ -141,7 +141,7 @@ class Readers:
                 raise UnavailableError("the store is closed")
             try:
                 handle = _Handle(self._path, may_rest=self._may_rest)
-            except (sqlite3.Error, OSError) as exc:
+            except (*DATABASE_FAULTS, OSError) as exc:
                 raise unavailable(exc, "cannot be opened", self._path) from exc
             self._handles.add(handle)
         self._standing.require_opened()

@@ -12,6 +12,9 @@ _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 # What SQLite says when a disk is full: of the file itself, or of the log and its index beside it.
 _MAYBE_FULL = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
 _NO_ROOM_BYTES = 1 << 16
+# What the driver raises of a database. What SQLite says of a damaged one may quote it, and what it quotes may be no
+# text: then the driver cannot even make its own error of it.
+DATABASE_FAULTS = (sqlite3.Error, UnicodeDecodeError)
 
 
 def _code(exc: BaseException) -> int:
@@ -21,21 +24,22 @@ def _code(exc: BaseException) -> int:
 
 def is_trouble(exc: BaseException) -> bool:
     """True if the file, its disk or its locks are at fault: another try, or a repair, may succeed."""
-    return isinstance(exc, sqlite3.OperationalError) or (
-        isinstance(exc, sqlite3.DatabaseError) and _code(exc) in _DAMAGED
-    )
+    return isinstance(exc, sqlite3.OperationalError) or is_damage(exc)
 
 
 def is_damage(exc: BaseException) -> bool:
     """True if SQLite finds the content of the file wrong."""
-    return _code(exc) in _DAMAGED
+    return isinstance(exc, UnicodeDecodeError) or (
+        isinstance(exc, sqlite3.DatabaseError) and _code(exc) in _DAMAGED
+    )
 
 
 def unavailable(exc: BaseException, what: str, path: Path) -> UnavailableError:
     """What callers hear of trouble with the database ``path``. ``what`` completes "the database ..."."""
     if is_damage(exc):
+        found = "there are bytes in it that are no text" if isinstance(exc, UnicodeDecodeError) else exc
         return UnavailableError(
-            f"the database {path} is damaged ({exc}): stop the server, see what is wrong with: async-delivery store"
+            f"the database {path} is damaged ({found}): stop the server, see what is wrong with: async-delivery store"
             " check, and restore it from a backup"
         )
     if is_full(exc, path):

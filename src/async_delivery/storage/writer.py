@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from async_delivery.domain.errors import UnavailableError
-from async_delivery.storage.sqlite_trouble import is_trouble
+from async_delivery.storage.sqlite_trouble import DATABASE_FAULTS, is_trouble
 
 # At 256 the cost of a commit is spread so thin that more would only make the first one wait.
 MAX_FUNCTIONS = 256
@@ -53,7 +53,7 @@ class Session(Protocol):
         """Roll back whatever is open after ``exc``, give up the right to write; drop the connection unless ``exc``
         leaves no doubt about it."""
 
-    def make_room(self, exc: sqlite3.Error) -> bool:
+    def make_room(self, exc: BaseException) -> bool:
         """True if it failed for want of room and there is some now, so that the same may succeed. Not for ever."""
 
     def explain(self, exc: BaseException) -> UnavailableError:
@@ -140,7 +140,7 @@ class _Batch:
         except UnavailableError as exc:
             self._refuse(exc)
             return True
-        except sqlite3.Error as exc:
+        except DATABASE_FAULTS as exc:
             self._session.abandon(exc)
             if self._session.make_room(exc):
                 return False
@@ -151,7 +151,7 @@ class _Batch:
             self._run_functions(transaction)
             committing = True
             self._session.commit()
-        except sqlite3.Error as exc:
+        except DATABASE_FAULTS as exc:
             # The whole transaction is gone (disk full, I/O error): nothing in it may be acknowledged.
             self._session.abandon(exc)
             if self._session.make_room(exc):
@@ -208,7 +208,7 @@ class _Batch:
                 session.keep()
         except BaseException as exc:
             if not (session.restart(transaction) if first else session.undo(transaction, mark)):
-                raise exc if isinstance(exc, sqlite3.Error) else sqlite3.OperationalError(str(exc)) from exc
+                raise exc if isinstance(exc, DATABASE_FAULTS) else sqlite3.OperationalError(str(exc)) from exc
             own = self._unavailable(exc) if is_trouble(exc) else exc
             self._failed.append((future, own))
         else:
@@ -235,7 +235,7 @@ class _Batch:
         error.__cause__ = exc
         return error
 
-    def _uncertain(self, exc: sqlite3.Error) -> UnavailableError:
+    def _uncertain(self, exc: BaseException) -> UnavailableError:
         if getattr(exc, "sqlite_errorname", "").startswith("SQLITE_FULL"):
             return self._unavailable(exc)  # there was no room for the commit, so it is not there
         error = UnavailableError(
