@@ -88,11 +88,12 @@ def siege(
         before = most = memory(fleet)
         heads = [head_of(ORG)] * (drips // 2)
         halves = [body_of(ORG)] * (drips // 2)
-        head = message("POST", b"/analyze", b"Content-Length: %d" % (100 * MIB), org=ORG)
+        kind, size = b"Content-Type: application/json", b"Content-Length: %d" % (100 * MIB)
+        head = message("POST", b"/analyze", kind, size, org=ORG)
         frozen = [large] * readers + [waits] * (readers // 4)
         with Frozen(port, frozen), Dripping(port, heads), Dripping(port, halves, at_once=True):
             with Peak(fleet) as peak:
-                Large(port, bodies, 100 * MIB, head).run()
+                refused = Large(port, bodies, 100 * MIB, head).run().statuses
             most = max(most, peak.bytes)
             busy = []
             for _ in range(5):
@@ -100,6 +101,7 @@ def siege(
                 most = max(most, memory(fleet))
     finally:
         victim.close()
+    print(f"answers to large bodies: {refused}, memory meanwhile {(peak.bytes - before) / MIB:.1f} MiB more")
     print(f"p99 {1000 * p99(quiet):.2f} -> {1000 * p99(busy):.2f} ms of {len(quiet)} and {len(busy)}")
     return (most - before) / MIB, p99(busy) / p99(quiet)
 
