@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -131,6 +132,16 @@ def test_a_key_belongs_to_its_tenant_and_lasts_a_day(rt: Runtime, clock: FakeClo
     assert submitted(rt, idempotency_key="k").job_id == first.job_id
     clock.advance(seconds=1)
     assert submitted(rt, idempotency_key="k", params={"upto": 9}).job_id != first.job_id
+
+
+def test_a_clock_that_was_put_forward_ends_no_key(rt: Runtime, clock: FakeClock) -> None:
+    first = submitted(rt, idempotency_key="k")
+    ahead = replace(rt, clock_leads_by=lambda: 90_000.0)
+    clock.advance(seconds=rt.policy.idempotency_ttl_seconds + 3_600)
+
+    assert submitted(ahead, idempotency_key="k").job_id == first.job_id
+    with pytest.raises(IdempotencyKeyReusedError):
+        submitted(ahead, idempotency_key="k", params={"upto": 9})
 
 
 def test_the_queue_quota_is_exact_and_another_tenant_is_not_touched(rt: Runtime, clock: FakeClock) -> None:

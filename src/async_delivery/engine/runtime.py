@@ -133,7 +133,10 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Handed to every use case as its first argument. The clock is the store's unless a test brings its own."""
+    """Handed to every use case as its first argument. The clock is the store's unless a test brings its own.
+
+    clock_leads_by   seconds that the clock has been put forward by while that is not believed; see ``clockwatch``
+    """
 
     store: Store
     catalogue: Catalogue
@@ -142,6 +145,7 @@ class Runtime:
     new_id: Callable[[], str] = new_id
     new_token: Callable[[], str] = new_token
     jitter: Callable[[], float] = random.random
+    clock_leads_by: Callable[[], float | None] = lambda: None
 
     def __post_init__(self) -> None:
         if self.clock is _OF_THE_STORE:

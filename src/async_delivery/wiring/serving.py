@@ -19,7 +19,7 @@ from async_delivery.domain.analysis import AnalysisInfo
 from async_delivery.domain.errors import StoreFileError, UnavailableError
 from async_delivery.engine.catalogue import Catalogue
 from async_delivery.engine.clockwatch import ClockWatch
-from async_delivery.engine.runtime import Runtime
+from async_delivery.engine.runtime import Runtime, StoreClock
 from async_delivery.settings import Settings, SettingsError
 from async_delivery.wiring.address import StartError, bind, url_of
 from async_delivery.wiring.analyses import alone, describe_analyses, faults_of, taken
@@ -99,7 +99,8 @@ def _serve(
     stack.callback(store.close)
     if store.exclusive:
         infos = alone(settings, infos)
-    rt = Runtime(store, Catalogue(infos), policy_of(settings))
+    watch = ClockWatch(StoreClock(store))
+    rt = Runtime(store, Catalogue(infos), policy_of(settings), clock_leads_by=watch.leads_by)
     stopping = threading.Event()
     supervisor = None if settings.no_workers else supervisor_of(rt, settings, taken(settings, infos))
     observer = _observer(rt, settings, supervisor, stopping.is_set)
@@ -157,11 +158,10 @@ def _start_workers(
         drain = supervisor.drain
     # Without workers too: somebody must say that the job of a dead one waits again.
     alive = [supervisor.worker_id] if supervisor else []
-    watch = ClockWatch(rt.clock)
-    sweepers = [Chores(rt, [prune_chore(watch.leads_by), rescue_chore(rt, lambda: alive)])]
+    sweepers = [Chores(rt, [prune_chore(rt.clock_leads_by), rescue_chore(rt, lambda: alive)])]
     if not settings.cleanup_schedule.is_off:
         # On a thread of its own: lost jobs must not wait for the end of a long cleanup.
-        chore = cleanup_chore(settings, rt.store, stopping.is_set, watch.leads_by)
+        chore = cleanup_chore(settings, rt.store, stopping.is_set, rt.clock_leads_by)
         sweepers.append(Chores(rt, [chore], "cleanup"))
     for sweeper in sweepers:
         sweeper.start()
