@@ -126,7 +126,7 @@ class SqlReader:
 
     def _one(self, statement: ClauseElement, params: Params) -> Sequence[Any] | None:
         try:
-            row: Sequence[Any] | None = self._connection.execute(self._texts[statement], params).fetchone()
+            row: Sequence[Any] | None = self.run(statement, params).fetchone()
         except UnicodeError as exc:
             _require_question(statement, exc)
             return None
@@ -134,7 +134,7 @@ class SqlReader:
 
     def _all(self, statement: ClauseElement, params: Params) -> list[Sequence[Any]]:
         try:
-            return self._connection.execute(self._texts[statement], params).fetchall()
+            return self.run(statement, params).fetchall()
         except UnicodeError as exc:
             _require_question(statement, exc)
             return []

@@ -28,7 +28,7 @@ from async_delivery.storage.locks import CleanupLock, LockFile
 from async_delivery.storage.reading import Params
 from async_delivery.storage.sqlite_files import BUSY_SECONDS, connect_writer, lock_path
 from async_delivery.storage.sqlite_info import DURABILITY, describe
-from async_delivery.storage.sqlite_placed import PLACED, PlacedReader
+from async_delivery.storage.sqlite_placed import PLACED
 from async_delivery.storage.sqlite_readers import TEXTS, Readers, SqliteReader
 from async_delivery.storage.sqlite_trouble import DATABASE_FAULTS, is_full, out_of_room, unavailable
 from async_delivery.storage.standing import Standing
@@ -38,7 +38,7 @@ from async_delivery.storage.writing import SqlTransaction, Write
 T = TypeVar("T")
 
 
-class SqliteTransaction(PlacedReader, SqliteReader, SqlTransaction):
+class SqliteTransaction(SqliteReader, SqlTransaction):
     """A Transaction on SQLite."""
 
     integrity_error = sqlite3.IntegrityError

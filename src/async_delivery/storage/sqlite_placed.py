@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any, cast
 
-from sqlalchemy import Select
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -48,30 +47,8 @@ PLACED = PlacedTexts()
 
 
 class PlacedReader(SqlReader):
-    """A Reader on SQLite whose statements are run by place.
-
-    As in ``SqlReader``, a question with a text that no store can keep finds nothing, and a write says so.
-    """
+    """A Reader on SQLite whose statements are run by place."""
 
     def run(self, statement: ClauseElement, params: Params) -> Cursor:
         text, pick = PLACED[statement]
         return self._connection.execute(text, pick(params))
-
-    def _one(self, statement: ClauseElement, params: Params) -> Sequence[Any] | None:
-        text, pick = PLACED[statement]
-        try:
-            row: Sequence[Any] | None = self._connection.execute(text, pick(params)).fetchone()
-        except UnicodeError:
-            if not isinstance(statement, Select):
-                raise
-            return None
-        return row
-
-    def _all(self, statement: ClauseElement, params: Params) -> list[Sequence[Any]]:
-        text, pick = PLACED[statement]
-        try:
-            return self._connection.execute(text, pick(params)).fetchall()
-        except UnicodeError:
-            if not isinstance(statement, Select):
-                raise
-            return []

@@ -13,8 +13,8 @@ import orjson
 
 from async_delivery.domain.errors import UnavailableError
 from async_delivery.storage.dialects import SQLITE, Texts
-from async_delivery.storage.reading import SqlReader
 from async_delivery.storage.sqlite_files import connect_reader, resting_state, size_of
+from async_delivery.storage.sqlite_placed import PlacedReader
 from async_delivery.storage.sqlite_trouble import DATABASE_FAULTS, unavailable
 from async_delivery.storage.standing import Standing
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 TEXTS = Texts(SQLITE)
 
 
-class SqliteReader(SqlReader):
+class SqliteReader(PlacedReader):
     """A Reader on SQLite."""
 
     def list_param(self, values: Sequence[Any]) -> str:
