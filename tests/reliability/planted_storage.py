@@ -111,13 +111,19 @@ PLANTS: tuple[Plant, ...] = (
         (
             service(
                 "engine/jobs.py",
-                "        if key is not None:\n            tx.put_idempotency(\n"
-                "                job.org_id, IdempotencyRecord(key, request.fingerprint, job.job_id,"
-                " job.submitted_at)\n"
-                "            )\n",
-                "        if key is not None:\n"
-                "            record = IdempotencyRecord(key, request.fingerprint, job.job_id, job.submitted_at)\n"
-                "            rt.store.write_soon(lambda tx: tx.put_idempotency(job.org_id, record))\n",
+                "        if key is not None:\n            tx.put_idempotency(\n",
+                "        if not key and key is not None:\n            tx.put_idempotency(\n",
+            ),
+            service(
+                "engine/jobs.py",
+                "    future.add_done_callback(_tell_of_submit)\n",
+                "    future.add_done_callback(_tell_of_submit)\n"
+                "    if (key := asked.idempotency_key) is not None:\n"
+                "        job, digest = accepted.job, accepted.request.fingerprint\n"
+                "        record = IdempotencyRecord(key, digest, job.job_id, job.submitted_at)\n"
+                "        future.add_done_callback(\n"
+                "            lambda _: rt.store.write_soon(lambda tx: tx.put_idempotency(job.org_id, record))\n"
+                "        )\n",
             ),
         ),
         ("R3",),
