@@ -88,7 +88,7 @@ class FarHost:
         if os.geteuid() != 0 or shutil.which("ip") is None:
             return False
         # 198.18.0.0/15 is set apart for tests of networks (RFC 2544).
-        self._here, there = f"198.18.{os.getpid() % 250}.1", f"198.18.{os.getpid() % 250}.2"
+        self._here, self._there = f"198.18.{os.getpid() % 250}.1", f"198.18.{os.getpid() % 250}.2"
         near, far = f"{self._name}a", f"{self._name}b"
         if not self._ip("netns", "add", self._name):
             return False
@@ -97,7 +97,7 @@ class FarHost:
             and self._ip("link", "set", far, "netns", self._name)
             and self._ip("addr", "add", f"{self._here}/30", "dev", near)
             and self._ip("link", "set", near, "up")
-            and self._ip("-n", self._name, "addr", "add", f"{there}/30", "dev", far)
+            and self._ip("-n", self._name, "addr", "add", f"{self._there}/30", "dev", far)
             and self._ip("-n", self._name, "link", "set", far, "up")
             and self._ip("-n", self._name, "link", "set", "lo", "up")
         )
@@ -112,9 +112,11 @@ class FarHost:
         self._ip("link", "del", f"{self._name}a")
         self._ip("netns", "del", self._name)
 
-    def cut_off(self) -> None:
-        """From here on nothing comes or goes."""
-        if self._namespace:
+    def cut_off(self, *, one_way: bool = False) -> None:
+        """From here on nothing comes or goes; ``one_way``: what the far host sends arrives, and nothing gets back."""
+        if self._namespace and one_way:
+            assert self._ip("route", "add", "blackhole", f"{self._there}/32")
+        elif self._namespace:
             assert self._ip("link", "set", f"{self._name}a", "down")
         else:
             self._relay.silent.set()
@@ -122,6 +124,7 @@ class FarHost:
     def connect(self) -> None:
         """The way is there again."""
         if self._namespace:
+            self._ip("route", "del", "blackhole", f"{self._there}/32")
             assert self._ip("link", "set", f"{self._name}a", "up")
         else:
             self._relay.silent.clear()
