@@ -13,16 +13,16 @@ from typing import Any
 
 from async_delivery.api import results, status
 from async_delivery.api.answer import Answer
-from async_delivery.api.context import Api
+from async_delivery.api.context import IDENT, Api
 from async_delivery.api.errors import error_answer
 from async_delivery.api.gate import admit, tell
+from async_delivery.api.plain import JOB_ROUTE, JOBS, RESULT_ROUTE, RESULTS
 from async_delivery.api.request import Call, Scope
 from async_delivery.domain.job import JobId, ResultId
 
-_RESULTS = b"/analyze/results/"
-_JOBS = b"/analyze/jobs/"
-# As ``context`` takes them; anything else in a path is for the long way.
-_IDENT = re.compile(rb"[A-Za-z0-9_.:-]{1,128}\Z")
+_RESULTS, _JOBS = RESULTS.encode(), JOBS.encode()
+# Anything else in a path is for the long way.
+_IDENT = re.compile(IDENT.pattern.encode())
 
 
 class AtOnce:
@@ -42,9 +42,9 @@ class AtOnce:
             return None
         path, _, query = target.partition(b"?")
         if path.startswith(_RESULTS):
-            route, ident = "/analyze/results/{result_id}", path[17:]
+            route, ident = RESULT_ROUTE, path[len(_RESULTS) :]
         elif path.startswith(_JOBS):
-            route, ident = "/analyze/jobs/{job_id}", path[14:]
+            route, ident = JOB_ROUTE, path[len(_JOBS) :]
         else:
             return None
         if not _IDENT.match(ident):
@@ -66,7 +66,7 @@ class AtOnce:
         return answer.status, written
 
     def _serve(self, route: str, call: Call, ident: str, query: bytes) -> Answer | None:
-        if route == "/analyze/jobs/{job_id}":
+        if route == JOB_ROUTE:
             return status.status_answer(self._api, call, JobId(ident), results.matched_tags(call), [])
         view = results.VIEWS.get(query)
         if view is None:

@@ -48,7 +48,7 @@ _DRAIN_RETRY_SECONDS = 10
 _MEMO_SIZE = 2_000
 _MEMO_BYTES = 16_777_216
 # Wider than the ids made here, as an older store that was converted kept its own.
-_IDENT = re.compile(r"[A-Za-z0-9_.:-]{1,128}\Z")
+IDENT = re.compile(r"[A-Za-z0-9_.:-]{1,128}\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,14 +142,14 @@ class Api:
 
 def job_ident(text: str) -> JobId:
     """Raises NotFoundError for what cannot be an id: to a client there is no difference."""
-    if not _IDENT.match(text):
+    if not IDENT.match(text):
         raise NotFoundError("job")
     return JobId(text)
 
 
 def result_ident(text: str) -> ResultId:
     """The same for results."""
-    if not _IDENT.match(text):
+    if not IDENT.match(text):
         raise NotFoundError("result")
     return ResultId(text)
 

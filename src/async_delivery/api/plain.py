@@ -19,6 +19,7 @@ from async_delivery.api.request import Call, Receive, Scope, Send
 SUBMIT = "/analyze"
 JOBS = "/analyze/jobs/"
 RESULTS = "/analyze/results/"
+JOB_ROUTE, RESULT_ROUTE = f"{JOBS}{{job_id}}", f"{RESULTS}{{result_id}}"
 
 # Larger pieces are handed to the server one after another, so that a slow reader costs one of them.
 _SLICE_BYTES = 65_536
@@ -34,9 +35,9 @@ def plain_route(method: str, path: str) -> tuple[str, Plain] | None:
         return None
     if path.startswith(RESULTS):
         if "/" not in path[len(RESULTS) :]:
-            return "/analyze/results/{result_id}", _permalink
+            return RESULT_ROUTE, _permalink
     elif path.startswith(JOBS) and "/" not in path[len(JOBS) :]:
-        return "/analyze/jobs/{job_id}", _job_status
+        return JOB_ROUTE, _job_status
     return None
 
 

@@ -95,7 +95,7 @@ def short_answer(
     call.correlated = found.correlation_id
     head, resolved = _head(api, found), found.projection.resolved
     caching = _caching(api, resolved, view)
-    if tags and (head.etag in tags or b"*" in tags):
+    if is_current(head.etag, tags):
         return Answer(304, [(_CACHING, caching)], block=head.bare)
     size = len(head.prefix) + resolved.size_bytes + 1
     headers = [(_CACHING, caching), (_LENGTH, b"%d" % size)]
@@ -150,6 +150,11 @@ def matched_tags(call: Call) -> frozenset[bytes]:
         return _NO_TAGS
     parts = b",".join(values).split(b",")
     return frozenset([part.strip().removeprefix(b"W/") for part in parts])
+
+
+def is_current(tag: bytes, tags: frozenset[bytes]) -> bool:
+    """True if the client has what ``tag`` stands for: it is one of ``tags``, or ``*`` is."""
+    return bool(tags) and (tag in tags or b"*" in tags)
 
 
 def _head(api: Api, found: results.Permalink) -> Head:

@@ -14,7 +14,7 @@ from async_delivery.api import wire
 from async_delivery.api.answer import JSON, NOSNIFF, Answer, Headers, header_block
 from async_delivery.api.context import Api, job_ident, refuse_unknown
 from async_delivery.api.request import Call, Receive
-from async_delivery.api.results import VARY, matched_tags
+from async_delivery.api.results import VARY, is_current, matched_tags
 from async_delivery.domain.errors import NotFoundError
 from async_delivery.domain.job import Job, JobId
 from async_delivery.domain.result import result_over
@@ -98,7 +98,7 @@ def status_answer(api: Api, call: Call, job_id: JobId, tags: frozenset[bytes], a
     call.correlated = job.correlation_id
     tag = _tag(job)
     headers: Headers = [(b"etag", b"W/" + tag)]
-    if tags and (tag in tags or b"*" in tags):
+    if is_current(tag, tags):
         return Answer(304, _waiting(api, job, headers + applied), block=_BARE)
     written = api.written.get(job_id)
     if written is None or written.seen is not seen or written.over != result_over(job, api.rt.clock.now()):

@@ -35,7 +35,7 @@ def permalink(
     if view is View.LATEST and not seen.found.result.is_final:
         # Another snapshot may answer for this one: both must be of the same moment.
         return rt.store.read(lambda reader: _newest(rt, reader, org_id, result_id, at_most_bytes))
-    return _permalink(rt, seen, view, None, at_most_bytes)
+    return _permalink(rt, seen, view, seen, at_most_bytes)
 
 
 def _newest(rt: Runtime, reader: Reader, org_id: OrgId, result_id: ResultId, at_most_bytes: int) -> Permalink:
@@ -50,15 +50,12 @@ def _newest(rt: Runtime, reader: Reader, org_id: OrgId, result_id: ResultId, at_
 
 
 def _permalink(
-    rt: Runtime, asked: SeenResult, view: View, newest: SeenResult | None, at_most_bytes: int
+    rt: Runtime, asked: SeenResult, view: View, answers: SeenResult, at_most_bytes: int
 ) -> Permalink:
-    (requested, job_ended, correlation_id), body = asked
-    if newest is None:
-        projection = project(requested, lambda: None, job_ended, view, rt.clock.now())
-    else:
-        body = newest.body
-        projection = project(requested, lambda: newest.found.result, job_ended, view, rt.clock.now())
-    resolved = projection.resolved
+    """``answers`` is the snapshot that answers for ``asked`` under ``view``."""
+    requested, job_ended, correlation_id = asked.found
+    projection = project(requested, lambda: answers.found.result, job_ended, view, rt.clock.now())
+    resolved, body = projection.resolved, answers.body
     if body is not None:
         intact(resolved, body)
     elif resolved.size_bytes <= at_most_bytes:

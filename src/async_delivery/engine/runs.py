@@ -83,9 +83,14 @@ def cancel_requests(rt: Runtime, worker_id: str) -> list[JobId]:
 
 
 def _change(
-    rt: Runtime, org_id: OrgId, job_id: JobId, decide: Callable[[Job], Change | None], log: str | None = None
+    rt: Runtime,
+    org_id: OrgId,
+    job_id: JobId,
+    decide: Callable[[Job], Change | None],
+    log: str | None = None,
+    then: Callable[[Transaction], None] = lambda _tx: None,
 ) -> Change | None:
-    """Lock, ask the domain, save. ``log`` is kept with the attempt in the same transaction."""
+    """Lock, ask the domain, save. ``log`` is kept with the attempt, and ``then`` done, in the same transaction."""
 
     def write(tx: Transaction) -> Change | None:
         job = tx.lock_job(org_id, job_id)
@@ -94,6 +99,7 @@ def _change(
             tx.save(change)
         if log:
             tx.put_log(org_id, job_id, job.attempt, storable(log))
+        then(tx)
         return change
 
     try:
@@ -174,29 +180,31 @@ def complete_and_claim(
     None where no job is due. Raises what ``complete`` raises; a claim that fails keeps no job from its end, and is
     tried again when the worker asks by itself.
     """
-    now = rt.clock.now()
+    now, runs = rt.clock.now(), list[Run]()
 
-    def write(tx: Transaction) -> tuple[Change, list[Run]]:
-        change = lifecycle.complete(tx.lock_job(org_id, job_id), fence, body, now, rt.new_id)
-        tx.save(change)
-        if log:
-            tx.put_log(org_id, job_id, change.job.attempt, storable(log))
+    def claim_next(tx: Transaction) -> None:
+        # The store may run a transaction again.
+        runs.clear()
         try:
-            return change, _claim(rt, tx, claimer, 1, now)
+            runs.extend(_claim(rt, tx, claimer, 1, now))
         except _OWN_FAULTS as exc:
             raise _ClaimError from exc
 
     try:
-        change, runs = rt.store.write(write)
-    except LeaseLostError as exc:
-        telemetry.emit("write.refused", job_id=job_id, attempt=exc.attempt)
-        raise
+        change = _change(
+            rt,
+            org_id,
+            job_id,
+            lambda job: lifecycle.complete(job, fence, body, now, rt.new_id),
+            log,
+            claim_next,
+        )
     except _ClaimError:
         return complete(rt, org_id, job_id, fence, body, log), None
-    telemetry.emit("job.completed", job=change.job, before=change.before)
+    done = _told(change, "job.completed")
     for run in runs:
         telemetry.emit("attempt.started", job=run.job)
-    return change.job, runs[0] if runs else None
+    return done, runs[0] if runs else None
 
 
 def fail(

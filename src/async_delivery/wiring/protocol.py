@@ -36,8 +36,6 @@ class _Answered:
     """Stands for a request and its answer where there was none that took time."""
 
     response_complete = True
-    disconnected = False
-    more_body = False
 
     def __init__(self) -> None:
         self.message_event = asyncio.Event()
