@@ -1,17 +1,18 @@
-"""The store on PostgreSQL: a pool of connections, one transaction for each function.
+"""The store on PostgreSQL: a pool of connections, one transaction for each function or for a group of them.
 
-Connections are in ``postgres_connect``, what is asked and written in ``reading`` and ``writing`` as for every store,
-what other processes do in ``postgres_pulse``, and making and migrating in ``postgres_opening``.
+Connections are in ``postgres_connect``, groups in ``postgres_groups``, what is asked and written in ``reading`` and
+``writing`` as for every store, what other processes do in ``postgres_pulse``, and making and migrating in
+``postgres_opening``.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
@@ -24,6 +25,7 @@ from async_delivery.storage.listeners import Listener, Listeners
 from async_delivery.storage.mode import Mode
 from async_delivery.storage.postgres_clock import DatabaseClock
 from async_delivery.storage.postgres_connect import Limits
+from async_delivery.storage.postgres_groups import Groups
 from async_delivery.storage.postgres_pool import DEFAULT_CONNECTIONS, Connections
 from async_delivery.storage.postgres_pulse import Pulse
 from async_delivery.storage.postgres_session import (
@@ -97,9 +99,12 @@ class PostgresStore:
         except BaseException:
             self._connections.close()
             raise
-        self._writers = ThreadPoolExecutor(connections, thread_name_prefix="store-writer")
+        self._writers = ThreadPoolExecutor(connections, thread_name_prefix="store-alone")
         if not self._read_only:
             self._pulse = Pulse(self._connections.new, self._clock, self._tell, self._look)
+        self._groups = Groups(
+            self._connections, self._clock, self._write_alone, self._tell_all, lambda: self._away, self._busy
+        )
 
     @property
     def _away(self) -> bool:
@@ -142,6 +147,9 @@ class PostgresStore:
         # A statement outside of a transaction would have no time limits.
         return self.read(fn)
 
+    def version(self) -> bytes | None:
+        return None  # no word of the server's tells it without a trip
+
     def _read_once(self, fn: Callable[[Reader], T]) -> T:
         beside = getattr(self._busy, "writing", False)
         with self._connections.lent("cannot be read", away=self._away, beside=beside) as connection:
@@ -181,21 +189,36 @@ class PostgresStore:
                 raise self._sort_out(exc, connection, "refuses to write", committing=committing) from exc
             finally:
                 self._connections.end(connection)
-        for signal in transaction.signals:
-            self._tell(signal)
-        if self._pulse is not None and transaction.signals:
-            self._pulse.tell(transaction.signals)
+        self._tell_all(transaction.signals)
         return value
 
     def write_soon(self, fn: Callable[[Transaction], T]) -> Future[T]:
-        try:
+        if self._read_only:
             return self._writers.submit(self.write, fn)
-        except RuntimeError as exc:
-            raise UnavailableError("the store is closed") from exc
+        return self._groups.submit(fn)
+
+    def _write_alone(self, fn: Callable[[Transaction], Any], future: Future[Any]) -> None:
+        """``write`` on some thread, for a future that is running."""
+
+        def run() -> None:
+            try:
+                value = self.write(fn)
+            except BaseException as exc:  # noqa: BLE001  the future's
+                future.set_exception(exc)
+            else:
+                future.set_result(value)
+
+        self._writers.submit(run)
 
     # ------------------------------------------------------------ signals
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         return self._listeners.add(listener)
+
+    def _tell_all(self, signals: Sequence[Signal]) -> None:
+        for signal in signals:
+            self._tell(signal)
+        if self._pulse is not None and signals:
+            self._pulse.tell(signals)
 
     def _tell(self, signal: Signal) -> None:
         was_writing, self._busy.writing = getattr(self._busy, "writing", False), True
@@ -250,6 +273,7 @@ class PostgresStore:
         return self.read(describe)
 
     def close(self) -> None:
+        self._groups.close()
         self._writers.shutdown(wait=True)
         if self._pulse is not None:
             self._pulse.close()

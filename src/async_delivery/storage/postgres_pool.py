@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -36,6 +37,15 @@ _RECONNECT_SECONDS = 2.0
 logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+# How long many that share a transaction wait for a lock that one of them wants, before each goes by itself. Less than
+# PostgreSQL's own second until it looks for deadlocks.
+_GROUP_LOCK_SECONDS = 0.5
+
+
+def _with(begin: str, limits: Limits) -> bytes:
+    """``begin`` and the time limits of its transaction, as one message."""
+    set_limits = "".join(f"; SET LOCAL {name} = {value}" for name, value in limits.settings().items())
+    return f"{begin}{set_limits}".encode()
 
 
 class _Noting(psycopg.Connection[tuple[Any, ...]]):
@@ -58,8 +68,9 @@ class Connections:
     def __init__(self, conninfo: str, store_id: str, limits: Limits, most: int) -> None:
         """``most`` are open at a time, and one more if a write reads beside itself."""
         self._conninfo, self._store_id = conninfo, store_id
-        set_limits = "".join(f"; SET LOCAL {name} = {value}" for name, value in limits.settings().items())
-        self._begin_read, self._begin_write = (f"{begin}{set_limits}".encode() for begin in (_READ, _WRITE))
+        self._begin_read, self._begin_write = (_with(begin, limits) for begin in (_READ, _WRITE))
+        soon = min(limits.lock_seconds, _GROUP_LOCK_SECONDS)
+        self._begin_group = _with(_WRITE, replace(limits, lock_seconds=soon))
         # None once a pooler has been met that lends other sessions than the one a statement was prepared in.
         self._prepare_threshold: int | None = 5
         self._failure: BaseException | None = None
@@ -168,6 +179,10 @@ class Connections:
     def begin_write(self, connection: Connection) -> None:
         """Open a transaction that sees what others commit. Raises psycopg.Error."""
         connection.execute(self._begin_write, prepare=False)
+
+    def begin_group(self, connection: Connection) -> None:
+        """The same for many functions, who must not wait long for what one of them wants. Raises psycopg.Error."""
+        connection.execute(self._begin_group, prepare=False)
 
     @staticmethod
     def commit(connection: Connection) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import errors
+from psycopg.pq import TransactionStatus
 from sqlalchemy.sql.expression import ClauseElement
 
 from async_delivery.domain.job import Fence, Job, JobId
@@ -77,13 +78,26 @@ class Session:
     One cursor for all statements of a transaction, because to make one costs a quarter of a small statement."""
 
     def __init__(self, connection: Connection) -> None:
-        self.raw = connection
+        self._raw = connection
         self._cursor = psycopg.RawCursor(connection)
+
+    @property
+    def raw(self) -> Connection:
+        """The driver's connection itself."""
+        return self._raw
+
+    @property
+    def status(self) -> TransactionStatus:
+        """Whether a transaction is open, and whether a statement of it has failed."""
+        return self._raw.info.transaction_status
 
     def execute(self, text: str, parameters: Mapping[str, Any] | None = None, /) -> Cursor:
         """Run one statement. Raises UnicodeError, before anything is sent, for a text that cannot be."""
         numbered, names = _numbered(text)
-        values = None if parameters is None else [parameters[name] for name in names]
+        return self.run(numbered, None if parameters is None else [parameters[name] for name in names])
+
+    def run(self, numbered: bytes, values: Sequence[Any] | None) -> Cursor:
+        """Run one statement with the server's own placeholders. Raises UnicodeError as ``execute`` does."""
         cursor = self._cursor
         try:
             cursor.execute(numbered, values, binary=True)
