@@ -18,6 +18,7 @@ from async_delivery.api.errors import ClientGoneError, MethodNotAllowedError, er
 from async_delivery.api.gate import admit, tell
 from async_delivery.api.plain import plain_route, send_answer
 from async_delivery.api.request import Call, Message, Receive, Scope, Send
+from async_delivery.api.submit_at_once import SubmitAtOnce
 
 # The page's own files, which any visitor may have.
 OPEN_FOLDER = "/docs/static/"
@@ -42,6 +43,7 @@ class Edge:
         self._api, self._inner, self._open = api, inner, open_paths
         # For a server that can ask before it makes a task of a request.
         self.at_once = AtOnce(api).answer
+        self.submit_at_once = SubmitAtOnce(api)
         self._paths = [
             (re.compile(re.sub(r"\{\w+\}", "[^/]+", path) + r"\Z"), path, methods) for path, methods in paths
         ]

@@ -15,7 +15,7 @@ from async_delivery.api.decode import decode_object
 from async_delivery.api.errors import NotAcceptableError
 from async_delivery.api.request import Body
 from async_delivery.api.status import job_document, retry_after
-from async_delivery.api.submit import media_type
+from async_delivery.api.submission import media_type
 from async_delivery.domain.errors import FieldIssue, ValidationError
 from async_delivery.domain.instant import format_instant, parse_instant
 from async_delivery.domain.job import Job, JobId, JobStatus
@@ -148,7 +148,7 @@ async def _reason(here: Here) -> str | None:
     data = await Body(here.call, here.receive, here.api.settings.max_body_bytes).read()
     if not data:
         return None
-    if media_type(here.call.only(b"content-type", "Content-Type") or "") != "application/json":
+    if media_type(here.call) != "application/json":
         raise ValidationError.of("Content-Type", "must be application/json, or the body empty")
     document = decode_object(data)
     if here.call.prefer.strict and (unknown := sorted(set(document) - {"reason"})):

@@ -11,13 +11,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from async_delivery.api.answer import header_block
 from async_delivery.api.errors import error_answer
 from async_delivery.api.request import Call
 from async_delivery.domain.errors import ValidationError
 from async_delivery.engine.runtime import new_id
+from async_delivery.wiring.submits import SubmitsAtOnce, server_headers
 
 MAX_HEAD_BYTES = 65_536
 HEAD_SECONDS = 20.0
@@ -42,22 +42,13 @@ class _Answered:
 
 
 _ANSWERED: Any = _Answered()
-# The server's own headers, which it renews once a second, as they go over the wire.
-_last_written: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
-
-
-def _written(headers: list[tuple[bytes, bytes]]) -> bytes:
-    global _last_written  # noqa: PLW0603  the same for all connections
-    if _last_written[0] is not headers:
-        _last_written = headers, header_block(headers)
-    return _last_written[1]
 
 
 class _Refused(Exception):  # noqa: N818  a signal through the parser, which ends there
     """The head that has just been parsed is not to be answered by the application."""
 
 
-class HeadLimits(HttpToolsProtocol):
+class HeadLimits(SubmitsAtOnce):
     """Closes connections whose request line and headers are too large, or do not arrive."""
 
     _head_bytes = 0
@@ -138,14 +129,9 @@ class HeadLimits(HttpToolsProtocol):
             return False
         status, rest = answered
         self.cycle = _ANSWERED
-        self.transport.write(STATUS_LINE[status] + _written(self.server_state.default_headers) + rest)
+        self.transport.write(STATUS_LINE[status] + server_headers(self.server_state.default_headers) + rest)
         self.server_state.total_requests += 1
         return True
-
-    def _has_answered(self) -> bool:
-        """True while no request waits for its answer."""
-        cycle: Any = self.cycle
-        return cycle is None or cycle.response_complete
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
