@@ -37,8 +37,8 @@ from async_delivery.engine.runtime import Runtime
 from async_delivery.ops.observer import Observer
 
 if TYPE_CHECKING:
-    from async_delivery.api.results import Head, Sending
-    from async_delivery.api.status import Written
+    from async_delivery.api.results import Head, Page, Sending
+    from async_delivery.api.status import Known, Written
 
 T = TypeVar("T")
 
@@ -97,6 +97,8 @@ class Api:
         self.estimates = Estimates(rt)
         self.waits = Waits(rt.store, draining, self.run)
         self.heads: Memo[tuple[ResultId, ResultId, View], Head] = Memo(_MEMO_SIZE)
+        self.pages: Memo[tuple[OrgId, ResultId, View], Page] = Memo(_MEMO_SIZE, _MEMO_BYTES)
+        self.known_jobs: Memo[tuple[OrgId, JobId], Known] = Memo(_MEMO_SIZE)
         self.written: Memo[JobId, Written] = Memo(_MEMO_SIZE, _MEMO_BYTES)
         # Long bodies that are being sent, by tenant and result: many who read one slowly share one copy.
         self.sending: WeakValueDictionary[tuple[OrgId, ResultId], Sending] = WeakValueDictionary()

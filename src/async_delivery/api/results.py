@@ -7,6 +7,7 @@ from a Call to an Answer, which ``at_once`` and ``plain`` call ahead of the fram
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -21,6 +22,7 @@ from async_delivery.api.request import Call
 from async_delivery.domain.errors import ValidationError
 from async_delivery.domain.job import ResultId
 from async_delivery.domain.result import Result, View, parse_view
+from async_delivery.domain.tenant import OrgId
 from async_delivery.engine import results
 
 # Longer bodies are read on a thread and for themselves, so that one of them does not hold up everybody's status.
@@ -37,8 +39,6 @@ VARY = (b"vary", b"X-Org-Id, X-Tenant-Id, Authorization")
 
 # A query string that names a view and nothing else.
 VIEWS = {b"": View.LATEST, b"view=latest": View.LATEST, b"view=requested": View.REQUESTED}
-_CACHING = b"cache-control"
-_LENGTH = b"content-length"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,25 @@ class Head:
     prefix: bytes
     bare: bytes
     block: bytes
+
+
+@dataclass(slots=True, eq=False)
+class Page:
+    """The answers of a permalink under one view, made when they are first wanted.
+
+    version   the store's content that they are of (see ``Store.version``)
+    until     from then on they are others although nothing has been committed
+    caching   the line of Cache-Control
+    whole     the answer with its body, if that has been read and is short
+    """
+
+    version: bytes | None
+    until: datetime
+    correlation_id: str
+    head: Head
+    caching: bytes
+    not_modified: Answer | None = None
+    whole: Answer | None = None
 
 
 class Sending:
@@ -89,26 +108,73 @@ def short_answer(
     api: Api, call: Call, result_id: ResultId, view: View, tags: frozenset[bytes]
 ) -> Answer | Result:
     """The answer, where it can be had at once; else the snapshot whose body is too long for that."""
+    # Asked for before anything is read: a commit from here on is one that the next request sees.
+    version = api.rt.store.version()
+    page = api.pages.get((call.org_id, result_id, view))
+    if page is not None and page.version == version and api.rt.clock.now() < page.until:
+        call.correlated = page.correlation_id
+        if is_current(page.head.etag, tags):
+            return _not_modified(page)
+        if page.whole is not None and call.method != "HEAD":
+            return page.whole
+    return _asked(api, call, result_id, view, tags, version)
+
+
+def _asked(
+    api: Api, call: Call, result_id: ResultId, view: View, tags: frozenset[bytes], version: bytes | None
+) -> Answer | Result:
     # Who has a tag has most likely the body too; so has who shares the copy of a long one.
     at_most = -1 if tags or call.method == "HEAD" else SHARED_BYTES
     found = results.permalink(api.rt, call.org_id, result_id, view, at_most)
     call.correlated = found.correlation_id
-    head, resolved = _head(api, found), found.projection.resolved
-    caching = _caching(api, resolved, view)
+    page, resolved = _page(api, found, version), found.projection.resolved
+    head = page.head
     if is_current(head.etag, tags):
-        return Answer(304, [(_CACHING, caching)], block=head.bare)
-    size = len(head.prefix) + resolved.size_bytes + 1
-    headers = [(_CACHING, caching), (_LENGTH, b"%d" % size)]
+        _remember(api, call.org_id, found, page)
+        return _not_modified(page)
+    block = _block_with_length(page, resolved.size_bytes)
     if call.method == "HEAD":
-        return Answer(200, headers, block=head.block)
+        return Answer(200, [], block=block)
     if found.body is not None:
-        return Answer(200, headers, (head.prefix + found.body + b"}",), block=head.block)
+        answer = page.whole = Answer(200, [], (head.prefix + found.body + b"}",), block=block)
+        _remember(api, call.org_id, found, page)
+        return answer
     sending = api.sending.get((call.org_id, resolved.result_id))
     if sending is not None:
-        return Answer(200, headers, (head.prefix, sending.data, b"}"), sending, head.block)
+        return Answer(200, [], (head.prefix, sending.data, b"}"), sending, block)
     if resolved.size_bytes > INLINE_BYTES:
         return resolved
     return _answer_with_body(api, call, result_id, view)
+
+
+def _page(api: Api, found: results.Permalink, version: bytes | None) -> Page:
+    resolved, view = found.projection.resolved, found.projection.view
+    until = resolved.expires_at
+    caching = b"cache-control: private, no-cache\r\n"
+    if view is View.REQUESTED or resolved.is_final:
+        left = int((until - api.rt.clock.now()).total_seconds())
+        seconds = max(0, min(left, _MAX_AGE_SECONDS))
+        caching = b"cache-control: private, max-age=%d, immutable\r\n" % seconds
+        until -= timedelta(seconds=seconds)
+    return Page(version, until, found.correlation_id, _head(api, found), caching)
+
+
+def _remember(api: Api, org_id: OrgId, found: results.Permalink, page: Page) -> None:
+    if page.version is not None:
+        asked = found.projection.requested.result_id
+        size = 0 if page.whole is None else len(page.whole.body[0])
+        api.pages.put((org_id, asked, found.projection.view), page, size)
+
+
+def _not_modified(page: Page) -> Answer:
+    if page.not_modified is None:
+        page.not_modified = Answer(304, [], block=page.head.bare + page.caching)
+    return page.not_modified
+
+
+def _block_with_length(page: Page, body_bytes: int) -> bytes:
+    size = len(page.head.prefix) + body_bytes + 1
+    return b"%s%scontent-length: %d\r\n" % (page.head.block, page.caching, size)
 
 
 def _long_answer(api: Api, call: Call, result_id: ResultId, view: View) -> Answer:
@@ -118,14 +184,12 @@ def _long_answer(api: Api, call: Call, result_id: ResultId, view: View) -> Answe
 
 def _answer_with_body(api: Api, call: Call, result_id: ResultId, view: View) -> Answer:
     found = results.permalink(api.rt, call.org_id, result_id, view)
-    head, resolved = _head(api, found), found.projection.resolved
-    body = found.body or b""
-    size = len(head.prefix) + len(body) + 1
-    headers = [(_CACHING, _caching(api, resolved, view)), (_LENGTH, b"%d" % size)]
+    page, body = _page(api, found, None), found.body or b""
+    prefix, block = page.head.prefix, _block_with_length(page, len(body))
     if len(body) <= SHARED_BYTES:
-        return Answer(200, headers, (head.prefix + body + b"}",), block=head.block)
-    sending = api.sending[call.org_id, resolved.result_id] = Sending(body)
-    return Answer(200, headers, (head.prefix, body, b"}"), sending, head.block)
+        return Answer(200, [], (prefix + body + b"}",), block=block)
+    sending = api.sending[call.org_id, found.projection.resolved.result_id] = Sending(body)
+    return Answer(200, [], (prefix, body, b"}"), sending, block)
 
 
 def _view(call: Call, query: bytes) -> View:
@@ -194,13 +258,6 @@ def _new_head(requested: Result, resolved: Result, view: View, correlation_id: s
         )
     )
     return Head(tag.encode(), document[:-1] + b',"result":', bare, bare + header_block((JSON,)))
-
-
-def _caching(api: Api, resolved: Result, view: View) -> bytes:
-    if view is View.LATEST and not resolved.is_final:
-        return b"private, no-cache"
-    left = int((resolved.expires_at - api.rt.clock.now()).total_seconds())
-    return b"private, max-age=%d, immutable" % max(0, min(left, _MAX_AGE_SECONDS))
 
 
 async def list_results(request: Request, job_id: str) -> Response:

@@ -6,7 +6,7 @@ A plain function from a Call to an Answer; long-polling on the way if the client
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -70,6 +70,13 @@ def _tag(job: Job) -> bytes:
     return b'"%d"' % job.event_seq
 
 
+class Known(NamedTuple):
+    """A job as it was seen; ``version`` is the store's content that it was seen in, see ``Store.version``."""
+
+    version: bytes | None
+    seen: SeenJob
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """A status answer as it was last written, up to what depends on the moment.
@@ -79,6 +86,7 @@ class Written:
     before      ``{"ok":true,...,"job":{...`` up to the events
     events      the events, with commas between them; none is ever changed, so a later answer begins with the same
     last_seq    the last of them, and how many they are
+    ended       the body of an ended job up to the request id, as nothing of it depends on the moment; else empty
     """
 
     seen: SeenJob
@@ -87,40 +95,53 @@ class Written:
     events: bytes
     last_seq: int
     count: int
+    ended: bytes
 
 
 def status_answer(api: Api, call: Call, job_id: JobId, tags: frozenset[bytes], applied: Headers) -> Answer:
     """The answer as the job is now; 304 if its tag is one of ``tags``. Raises NotFoundError."""
-    seen = api.rt.store.ask(lambda reader: reader.see_job(call.org_id, job_id))
-    if seen is None:
-        raise NotFoundError("job")
+    seen = _see(api, call.org_id, job_id)
     job = seen.job
     call.correlated = job.correlation_id
     tag = _tag(job)
-    headers: Headers = [(b"etag", b"W/" + tag)]
     if is_current(tag, tags):
-        return Answer(304, _waiting(api, job, headers + applied), block=_BARE)
+        return Answer(304, _waiting(api, job, [(b"etag", b"W/" + tag), *applied]), block=_BARE)
     written = api.written.get(job_id)
     if written is None or written.seen is not seen or written.over != result_over(job, api.rt.clock.now()):
         known = written
         written = api.rt.store.read(lambda reader: _write(api, reader, call.org_id, job_id, known))
         job = written.seen.job
-        headers = [(b"etag", b"W/" + _tag(job))]
-    eta, request_id = orjson.dumps(api.estimates.eta_seconds(job)), orjson.dumps(call.request_id)
-    body = b'%s,"events":[%s],"eta_seconds":%s},"request_id":%s}' % (
-        written.before,
-        written.events,
-        eta,
-        request_id,
-    )
-    headers.append((b"content-length", b"%d" % len(body)))
-    return Answer(200, _waiting(api, job, headers + applied), (body,), block=_BLOCK)
+    body = b"%s%s}" % (_before_request_id(api, written), orjson.dumps(call.request_id))
+    block = b"%setag: W/%s\r\ncontent-length: %d\r\n" % (_BLOCK, _tag(job), len(body))
+    return Answer(200, _waiting(api, job, applied), (body,), block=block)
 
 
-def _waiting(api: Api, job: Job, headers: Headers) -> Headers:
-    if not job.status.terminal:
-        headers.append(retry_after(api, job))
-    return headers
+def _see(api: Api, org_id: OrgId, job_id: JobId) -> SeenJob:
+    # Asked for before the job is: a commit from here on is one that the next request sees.
+    version = api.rt.store.version()
+    known = api.known_jobs.get((org_id, job_id))
+    if known is not None and known.version == version:
+        return known.seen
+    seen = api.rt.store.ask(lambda reader: reader.see_job(org_id, job_id))
+    if seen is None:
+        raise NotFoundError("job")
+    if version is not None:
+        api.known_jobs.put((org_id, job_id), Known(version, seen))
+    return seen
+
+
+def _before_request_id(api: Api, written: Written) -> bytes:
+    if written.ended:
+        return written.ended
+    return _with_eta(written.before, written.events, api.estimates.eta_seconds(written.seen.job))
+
+
+def _with_eta(before: bytes, events: bytes, eta_seconds: float | None) -> bytes:
+    return b'%s,"events":[%s],"eta_seconds":%s},"request_id":' % (before, events, orjson.dumps(eta_seconds))
+
+
+def _waiting(api: Api, job: Job, applied: Headers) -> Headers:
+    return applied if job.status.terminal else [*applied, retry_after(api, job)]
 
 
 def _write(api: Api, reader: Reader, org_id: OrgId, job_id: JobId, known: Written | None) -> Written:
@@ -141,8 +162,9 @@ def _write(api: Api, reader: Reader, org_id: OrgId, job_id: JobId, known: Writte
     if count and last_seq < job.event_seq:
         document["links"]["more_events"] = f"{document['links']['events']}?after={last_seq}"
     before = orjson.dumps({"ok": True, "correlation_id": job.correlation_id, "job": document})[:-2]
-    made = Written(seen, result_over(job, now), before, written, last_seq, count)
-    size = len(before) + len(written)
+    ended = _with_eta(before, written, api.estimates.eta_seconds(job)) if job.status.terminal else b""
+    made = Written(seen, result_over(job, now), before, written, last_seq, count, ended)
+    size = len(before) + len(written) + len(ended)
     if size <= _MEMORABLE_BYTES:
         api.written.put(job_id, made, size)
     return made

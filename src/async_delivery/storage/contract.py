@@ -405,6 +405,10 @@ class Store(Protocol):
         """``read`` for a function that asks one question and no more: it needs no snapshot, and where that saves
         something there is none. Raises UnavailableError."""
 
+    def version(self) -> bytes | None:
+        """What the content is recognised by: as long as it is the same, nothing has been committed by anybody. To be
+        asked for before what is remembered with it. None where only a question tells. Raises UnavailableError."""
+
     def write(self, fn: Callable[[Transaction], T]) -> T:
         """Run ``fn`` and return what it returned, after the commit.
 

@@ -255,6 +255,9 @@ class SqliteStore:
     def ask(self, fn: Callable[[Reader], T]) -> T:
         return self._readers.ask(fn)
 
+    def version(self) -> bytes | None:
+        return self._readers.version()
+
     # ------------------------------------------------------------ writing
     def write(self, fn: Callable[[Transaction], T]) -> T:
         writer = self._writing()

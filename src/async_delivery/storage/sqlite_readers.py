@@ -14,6 +14,7 @@ import orjson
 from async_delivery.domain.errors import UnavailableError
 from async_delivery.storage.dialects import SQLITE, Texts
 from async_delivery.storage.sqlite_files import connect_reader, resting_state, size_of
+from async_delivery.storage.sqlite_index import LogIndex, map_log_index
 from async_delivery.storage.sqlite_placed import PlacedReader
 from async_delivery.storage.sqlite_trouble import DATABASE_FAULTS, unavailable
 from async_delivery.storage.standing import Standing
@@ -50,13 +51,29 @@ class _Handle:
 
     def __init__(self, path: Path, *, may_rest: bool) -> None:
         self.lock = threading.Lock()
+        self._path = path
+        self._index: LogIndex | None = None
+        self._is_mapped = False
         self.state = resting_state(path) if may_rest else None
         self.connection: sqlite3.Connection | None = connect_reader(path, resting=self.state is not None)
         self.reader = SqliteReader(self.connection, TEXTS)
 
+    def version(self) -> bytes | None:
+        """See ``Readers.version``. For the handle's own thread, with its lock."""
+        if self.connection is None:
+            return None
+        if not self._is_mapped:
+            self._is_mapped = True
+            # From its first read on, SQLite has the index of the log open.
+            self.connection.execute("PRAGMA schema_version").fetchone()
+            self._index = map_log_index(self._path)
+        return None if self._index is None else self._index.version()
+
     def close(self) -> None:
         with self.lock:
             connection, self.connection = self.connection, None
+            if self._index is not None:
+                self._index.close()
             if connection is not None:
                 connection.close()
 
@@ -118,6 +135,20 @@ class Readers:
                 raise UnavailableError("the store is closed")
             try:
                 return fn(handle.reader)
+            except DATABASE_FAULTS as exc:
+                raise unavailable(exc, "cannot be read", self._path) from exc
+
+    def version(self) -> bytes | None:
+        """See ``contract.Store.version``. Raises UnavailableError."""
+        handle: _Handle | None = getattr(self._local, "handle", None)
+        if handle is None:
+            handle = self._open()
+        if handle.state is not None or handle.lock.locked():
+            return None
+        self._standing.require_for_reading()
+        with handle.lock:
+            try:
+                return handle.version()
             except DATABASE_FAULTS as exc:
                 raise unavailable(exc, "cannot be read", self._path) from exc
 
