@@ -126,7 +126,7 @@ def _sweep(
 ) -> RetentionReport:
     if not force and (pause := cleanups.paused(store)):
         raise CleanupPausedError(pause)
-    found = store.read(lambda reader: reader.count_retention(policy, now))
+    found = store.read(lambda reader: reader.count_retention(policy, now, going=False))
 
     def why_stop() -> str | None:
         if stop():

@@ -254,8 +254,11 @@ class Reader(Protocol):
     def read_input(self, org_id: OrgId, input_id: str) -> Iterator[bytes]:
         """Its bytes in order, in chunks. Raises NotFoundError."""
 
-    def count_retention(self, policy: RetentionPolicy, now: datetime) -> RetentionCount:
-        """What a cleanup would delete in this moment. Across tenants."""
+    def count_retention(self, policy: RetentionPolicy, now: datetime, *, going: bool = True) -> RetentionCount:
+        """What a cleanup would find and delete in this moment. Across tenants.
+
+        going   False leaves out what would be deleted, and whose it is: all zeros. For a run that deletes it itself
+        """
 
     def stock(self, now: datetime, ended_before: datetime) -> Stock:
         """What there is now. Cheap beside a busy server: counts over small indexes. Across tenants."""

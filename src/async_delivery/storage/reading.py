@@ -276,8 +276,8 @@ class SqlReader:
             seq, left = seq + 1, left - len(data)
             yield data
 
-    def count_retention(self, policy: RetentionPolicy, now: datetime) -> RetentionCount:
-        return retention.count(self, policy, now)
+    def count_retention(self, policy: RetentionPolicy, now: datetime, *, going: bool = True) -> RetentionCount:
+        return retention.count(self, policy, now, going=going)
 
     def stock(self, now: datetime, ended_before: datetime) -> Stock:
         return stock.stock(self, now, ended_before)

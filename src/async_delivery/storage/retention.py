@@ -69,37 +69,37 @@ _RESULTS_OF = and_(results.c.job_id == jobs.c.job_id, results.c.deleted_at.is_(N
 _EVENTS_OF = events.c.job_id == jobs.c.job_id
 
 
-def _tally(
-    row: ColumnElement[Any], valid: ColumnElement[bool], old: ColumnElement[bool], size: ColumnElement[int]
+def _sum_where(condition: ColumnElement[bool], value: ColumnElement[int] = ONE) -> ColumnElement[int]:
+    return func.coalesce(func.sum(case((condition, value), else_=ZERO)), ZERO)
+
+
+def _found(
+    row: ColumnElement[Any], valid: ColumnElement[bool], old: ColumnElement[bool]
 ) -> list[ColumnElement[Any]]:
-    """Columns: tenant, rows, those going, those without a valid instant, those held, bytes of those going."""
+    """Columns: rows, those without a valid instant, those held though old."""
+    return [func.count(row), _sum_where(and_(row.is_not(None), not_(valid))), _sum_where(and_(_HELD, old))]
 
-    def count(condition: ColumnElement[bool], value: ColumnElement[int] = ONE) -> ColumnElement[int]:
-        return func.coalesce(func.sum(case((condition, value), else_=ZERO)), ZERO)
 
+def _going(old: ColumnElement[bool], size: ColumnElement[int]) -> list[ColumnElement[Any]]:
+    """Columns: tenant, rows that go, their bytes."""
     going = and_(old, not_(_HELD))
-    return [
-        _OWNER,
-        func.count(row),
-        count(going),
-        count(and_(row.is_not(None), not_(valid))),
-        count(and_(old, _HELD)),
-        count(going, size),
-    ]
+    return [_OWNER, _sum_where(going), _sum_where(going, size)]
 
 
-COUNT_RESULTS = (
-    select(*_tally(results.c.result_key, _RESULT_VALID, _RESULT_OLD, results.c.size_bytes))
-    .outerjoin_from(jobs, results, _RESULTS_OF)
-    .where(text(HAS_RESULTS))
-    .group_by(_OWNER)
-)
-COUNT_EVENTS = (
-    select(*_tally(events.c.event_seq, _EVENT_VALID, _EVENT_OLD, byte_length(events.c.payload)))
-    .outerjoin_from(jobs, events, _EVENTS_OF)
-    .where(text(HAS_EVENTS))
-    .group_by(_OWNER)
-)
+def _results(*columns: ColumnElement[Any]) -> AnySelect:
+    return select(*columns).outerjoin_from(jobs, results, _RESULTS_OF).where(text(HAS_RESULTS))
+
+
+def _events(*columns: ColumnElement[Any]) -> AnySelect:
+    return select(*columns).outerjoin_from(jobs, events, _EVENTS_OF).where(text(HAS_EVENTS))
+
+
+_RESULTS_FOUND = _found(results.c.result_key, _RESULT_VALID, _RESULT_OLD)
+_EVENTS_FOUND = _found(events.c.event_seq, _EVENT_VALID, _EVENT_OLD)
+# To sort every row by its tenant costs as much again as to look at it, so a run that deletes goes without.
+FIND_RESULTS, FIND_EVENTS = _results(*_RESULTS_FOUND), _events(*_EVENTS_FOUND)
+COUNT_RESULTS = _results(*_RESULTS_FOUND, *_going(_RESULT_OLD, results.c.size_bytes)).group_by(_OWNER)
+COUNT_EVENTS = _events(*_EVENTS_FOUND, *_going(_EVENT_OLD, byte_length(events.c.payload))).group_by(_OWNER)
 COUNT_JOBS = select(func.count()).select_from(jobs)
 
 
@@ -124,8 +124,8 @@ RESULTS_OF_QUEUED, RESULTS_OF_LEASED = _results_of_active(IS_QUEUED), _results_o
 EVENTS_OF_QUEUED, EVENTS_OF_LEASED = _events_of_active(IS_QUEUED), _events_of_active(IS_LEASED)
 
 
-def count(reader: SqlReader, policy: RetentionPolicy, now: datetime) -> RetentionCount:
-    """What a cleanup with ``policy`` would delete at ``now``; see ``contract.Reader.count_retention``."""
+def count(reader: SqlReader, policy: RetentionPolicy, now: datetime, *, going: bool = True) -> RetentionCount:
+    """What a cleanup with ``policy`` would find, and delete, at ``now``; see ``contract.Reader.count_retention``."""
 
     def number(statement: ClauseElement) -> int:
         return int(reader.run(statement, {}).fetchone()[0])
@@ -133,14 +133,17 @@ def count(reader: SqlReader, policy: RetentionPolicy, now: datetime) -> Retentio
     at = cells.to_micros(now)
     tenants: dict[str, dict[str, int]] = defaultdict(lambda: {"results": 0, "events": 0, "jobs": 0})
 
-    def section(name: str, statement: ClauseElement, cutoff: datetime, active: int) -> SectionCount:
+    def section(
+        name: str, found: ClauseElement, counted: ClauseElement, cutoff: datetime, active: int
+    ) -> SectionCount:
         sums: Counter[str] = Counter()
-        for org_id, total, going, missing, held, size in reader.run(
-            statement, {"now": at, "cutoff": cells.to_micros(cutoff)}
-        ).fetchall():
-            sums.update(total=total, going=going, missing=missing, held=held, size=int(size))
-            if going:
-                tenants[org_id][name] = int(going)
+        params = {"now": at, "cutoff": cells.to_micros(cutoff)}
+        for total, missing, held, *share in reader.run(counted if going else found, params).fetchall():
+            sums.update(total=total, missing=missing, held=held)
+            if share and share[1]:
+                org_id, rows, size = share
+                sums.update(going=rows, size=int(size))
+                tenants[org_id][name] = int(rows)
         return SectionCount(
             total=sums["total"] + active,
             eligible_terminal=sums["total"],
@@ -154,14 +157,16 @@ def count(reader: SqlReader, policy: RetentionPolicy, now: datetime) -> Retentio
     active_events = number(EVENTS_OF_QUEUED) + number(EVENTS_OF_LEASED)
     active_jobs = number(COUNT_QUEUED) + number(COUNT_LEASED)
     terminal = number(COUNT_JOBS) - active_jobs
-    jobs_found, jobs_of_tenants = retention_jobs.count_jobs(reader, policy, now, terminal, active_jobs)
-    for org_id, going in jobs_of_tenants.items():
-        tenants[org_id]["jobs"] = going
+    jobs_found, jobs_of_tenants = retention_jobs.count_jobs(
+        reader, policy, now, terminal, active_jobs, going=going
+    )
+    for org_id, share in jobs_of_tenants.items():
+        tenants[org_id]["jobs"] = share
     return RetentionCount(
         terminal_job_count=terminal,
         active_job_count=active_jobs,
-        results=section("results", COUNT_RESULTS, policy.results_cutoff(now), active_results),
-        events=section("events", COUNT_EVENTS, policy.events_cutoff(now), active_events),
+        results=section("results", FIND_RESULTS, COUNT_RESULTS, policy.results_cutoff(now), active_results),
+        events=section("events", FIND_EVENTS, COUNT_EVENTS, policy.events_cutoff(now), active_events),
         jobs=jobs_found,
         per_tenant=dict(tenants),
     )

@@ -226,19 +226,19 @@ def times(policy: RetentionPolicy, now: datetime) -> dict[str, Any]:
 
 
 def count_jobs(
-    reader: SqlReader, policy: RetentionPolicy, now: datetime, terminal: int, active: int
+    reader: SqlReader, policy: RetentionPolicy, now: datetime, terminal: int, active: int, *, going: bool
 ) -> tuple[SectionCount, Mapping[str, int]]:
-    """What a cleanup would do to jobs, and the share of each tenant that loses any."""
+    """What a cleanup would do to jobs, and the share of each tenant that loses any; neither unless ``going``."""
     params = times(policy, now)
-    going = reader.run(COUNT_OLD, {**params, "held": 0}).fetchall()
+    old = reader.run(COUNT_OLD, {**params, "held": 0}).fetchall() if going else []
     held = reader.run(COUNT_OLD, {**params, "held": 1}).fetchall()
-    files = reader.run(SUM_FILES, {**params, "held": 0}).fetchone()[0] if going else 0
+    files = reader.run(SUM_FILES, {**params, "held": 0}).fetchone()[0] if old else 0
     section = SectionCount(
         total=terminal + active,
         eligible_terminal=terminal,
-        delete_count=sum(row[1] for row in going),
+        delete_count=sum(row[1] for row in old),
         skipped_missing_timestamp=sum(reader.run(each, {}).fetchone()[0] for each in UNDATED),
         held_count=sum(row[1] for row in held),
-        bytes=int(sum(row[2] for row in going) + files),
+        bytes=int(sum(row[2] for row in old) + files),
     )
-    return section, {row[0]: int(row[1]) for row in going}
+    return section, {row[0]: int(row[1]) for row in old}
