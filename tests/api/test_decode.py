@@ -146,3 +146,42 @@ def test_every_object_survives_the_way_there(value: dict[str, Any], ascii_only: 
 def test_no_bytes_break_the_reader(data: bytes) -> None:
     with suppress(ValidationError):
         assert isinstance(decode_object(data), dict)
+
+
+def _text(value: Any, spaced: bool) -> str:
+    """``value`` as JSON; an object is a list of pairs, so that a key may come twice."""
+    gap = "\n " if spaced else ""
+    if isinstance(value, tuple):
+        inner = f",{gap}".join(f"{json.dumps(key)}:{gap}{_text(item, spaced)}" for key, item in value)
+        return f"{{{gap}{inner}{gap}}}"
+    if isinstance(value, list):
+        return f"[{gap}{f',{gap}'.join(_text(item, spaced) for item in value)}]"
+    return json.dumps(value)
+
+
+def _repeats(value: Any) -> bool:
+    """True if a key occurs twice anywhere in it."""
+    if isinstance(value, tuple):
+        return len({key for key, _ in value}) < len(value) or any(_repeats(item) for _, item in value)
+    return isinstance(value, list) and any(map(_repeats, value))
+
+
+_FEW_KEYS = st.sampled_from(["", "a", "b", " ", "a b", "é", "1", ":", "{", "}"])
+_PAIRS = st.recursive(
+    st.sampled_from([None, True, 0, -1, 1.5, "", "a", " ", '"', ":", "a:b"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(st.tuples(_FEW_KEYS, inner), max_size=3).map(lambda pairs: tuple(pairs))
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.lists(st.tuples(_FEW_KEYS, _PAIRS), max_size=4).map(lambda pairs: tuple(pairs)), st.booleans())
+def test_a_key_that_occurs_twice_is_found_wherever_it_is(pairs: tuple[Any, ...], spaced: bool) -> None:
+    body = _text(pairs, spaced)
+
+    if _repeats(pairs):
+        assert all("more than once" in issue for _, issue in refused(body.encode()))
+    else:
+        assert decode_object(body.encode()) == json.loads(body)
