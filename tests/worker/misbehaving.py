@@ -436,6 +436,19 @@ def grows(*, mebibytes: int) -> dict[str, Any]:
 _kept: list[bytearray] = []
 
 
+@analysis("uses-folder")
+def uses_folder(*, how: str = "not", context: Context) -> dict[str, Any]:
+    """Says where it was, having done nothing there, left a file, left a thread, or removed the folder."""
+    if how == "file":
+        (context.workdir / "notes").write_text("of a tenant")
+    elif how == "thread":
+        threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+    elif how == "removed":
+        context.workdir.rmdir()
+    entries = sorted(os.listdir(context.workdir)) if context.workdir.exists() else None
+    return {"workdir": str(context.workdir), "entries": entries, "pid": os.getpid(), "job_id": context.job_id}
+
+
 @analysis("talks-later")
 def talks_later(*, context: Context) -> dict[str, Any]:
     """Leaves a thread that goes on talking after the end."""

@@ -14,9 +14,15 @@ from collections.abc import Callable
 import pytest
 
 from async_delivery.worker.footing import Footing, is_narrowed
+from async_delivery.worker.processes import Footprint
 
-LOWERS = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); input()"
-IDLES = "input()"
+LOWERS = "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))"
+# Limits that every child sets, and one that it can take back.
+LOWERS_ITS_OWN = (
+    "resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); resource.setrlimit(resource.RLIMIT_DATA, (2**33, 2**33)); "
+    "resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))"
+)
+IDLES = "pass"
 
 
 def in_a_fork(check: Callable[[], bool]) -> bool:
@@ -83,22 +89,24 @@ def test_putting_nothing_back_costs_microseconds() -> None:
     assert in_a_fork(check)
 
 
-@pytest.mark.parametrize(("program", "narrowed"), [(LOWERS, True), (IDLES, False)])
+@pytest.mark.parametrize(("program", "narrowed"), [(LOWERS, True), (LOWERS_ITS_OWN, False), (IDLES, False)])
 def test_a_child_that_gave_limits_up_for_good_is_told_from_others(program: str, narrowed: bool) -> None:
-    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
-    try:
-        until = time.monotonic() + 20
-        while is_narrowed(child.pid) != narrowed:
-            assert time.monotonic() < until
-            time.sleep(0.01)
-        if not narrowed:
-            assert not is_narrowed(child.pid)
-    finally:
-        child.kill()
-        child.wait()
-        assert child.stdin is not None
-        child.stdin.close()
+    program = f"import resource; {program}; print('set', flush=True); input()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with child:
+        assert child.stdout is not None
+        try:
+            assert child.stdout.readline() == "set\n"
+            footprint = Footprint(child.pid)
+
+            assert is_narrowed(footprint.limits()) == narrowed
+
+            footprint.close()
+        finally:
+            child.kill()
 
 
 def test_a_child_that_is_gone_is_not_used_again() -> None:
-    assert is_narrowed(2**22 + 1)
+    assert is_narrowed(Footprint(2**22 + 1).limits())

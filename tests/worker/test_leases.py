@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,38 @@ def test_a_new_worker_takes_back_what_a_dead_one_held(make_world: Any) -> None:
     assert world.result(world.ended(job))["value"] == 5
     assert world.job(job).attempt == 2
     assert "job.attempt_lost" in world.events(job)
+
+
+def test_a_folder_is_untouched_until_anything_is_done_in_it_or_to_it(tmp_path: Path) -> None:
+    home = Workdirs(tmp_path, "w-1")
+
+    def again(path: Path) -> None:
+        path.rmdir()
+        path.mkdir(mode=0o700)
+
+    def elsewhere(path: Path) -> None:
+        path.rmdir()
+        path.symlink_to(tmp_path)
+
+    deeds: list[Callable[[Path], object]] = [
+        lambda path: (path / "file").write_text("x"),
+        lambda path: (path / ".hidden").symlink_to("/"),
+        lambda path: path.chmod(0o755),
+        Path.rmdir,
+        again,
+        elsewhere,
+    ]
+    for deed in deeds:
+        folder = home.new()
+        before = folder.untouched
+
+        deed(folder.path)
+
+        assert (before, folder.untouched) == (True, False)
+        assert folder.remove()
+    assert tmp_path.exists()
+    assert len({home.new().path for _ in range(3)}) == 3
+    home.close()
 
 
 def test_folders_of_dead_workers_are_removed_and_those_of_living_ones_are_not(tmp_path: Path) -> None:

@@ -274,22 +274,24 @@ def test_children_are_found_with_and_without_the_kernels_list(
     child = subprocess.Popen(["sleep", "600"])
     own, other = processes.Footprint(os.getpid()), processes.Footprint(child.pid)
     try:
-        rss, has_children = own.look()
+        seen = own.look()
 
         assert child.pid in processes.children(os.getpid())
         assert child.pid in processes.descendants(os.getpid())
-        assert has_children
-        assert rss > 2**20
-        assert other.look()[0] > 0
-        assert not other.look()[1]
+        assert seen.has_children
+        assert seen.rss_bytes > 2**20
+        assert seen.threads == threading.active_count()
+        assert other.look().rss_bytes > 0
+        assert (other.look().threads, other.look().has_children) == (1, False)
         assert processes.tree_rss_bytes(os.getpid()) > processes.rss_bytes(os.getpid())
     finally:
         child.kill()
         child.wait()
     # This process may have others, such as the database of other tests.
     assert child.pid not in processes.children(os.getpid())
-    assert own.look()[1] == bool(processes.children(os.getpid()))
-    assert other.look() == processes.Footprint(child.pid).look() == (0, False)
+    assert own.look().has_children == bool(processes.children(os.getpid()))
+    assert other.look() == processes.Footprint(child.pid).look() == (0, 0, False)
+    assert other.limits() == processes.Footprint(child.pid).limits() == b""
     own.close()
     other.close()
     other.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -112,6 +113,37 @@ def test_threads_left_behind_cannot_speak_for_the_next_attempt(one: World) -> No
 
     assert one.result(first)["pid"] == one.result(second)["pid"]
     assert one.job(first).status is one.job(second).status is JobStatus.COMPLETED
+
+
+def test_an_untouched_folder_serves_the_next_attempt_and_names_no_job(one: World) -> None:
+    told = [one.output("uses-folder") for _ in range(3)]
+
+    assert len({seen["workdir"] for seen in told}) == 1
+    assert not any(seen["job_id"] in told[0]["workdir"] for seen in told)
+    assert all(seen["entries"] == [] for seen in told)
+
+
+@pytest.mark.parametrize("how", ["file", "thread", "removed"])
+def test_a_folder_that_was_used_or_is_still_known_serves_no_other_attempt(one: World, how: str) -> None:
+    used = one.output("uses-folder", how=how)
+    after = one.output("uses-folder")
+
+    assert used["pid"] == after["pid"]
+    assert used["workdir"] != after["workdir"]
+    assert after["entries"] == []
+    eventually(lambda: not os.path.lexists(used["workdir"]), "the folder is still there")
+
+
+def test_a_folder_that_was_swept_away_while_nobody_used_it_costs_no_attempt(one: World) -> None:
+    before = one.output("uses-folder")
+    folders = one.settings.work_root / one.supervisor.worker_id
+    eventually(lambda: not one.supervisor.snapshot().busy, "the slot is still busy")
+    for folder in (Path(before["workdir"]), folders):
+        folder.rmdir()
+
+    job = one.run("uses-folder")
+
+    assert (job.status, job.attempt) == (JobStatus.COMPLETED, 1)
 
 
 def test_children_do_not_share_their_random_numbers(one: World) -> None:

@@ -7,106 +7,28 @@ and domain.
 from __future__ import annotations
 
 import math
-import select
 import signal
 from dataclasses import dataclass
 from time import monotonic
 
-from async_delivery.domain.analysis import AnalysisInfo
 from async_delivery.domain.errors import NotFoundError, UnavailableError
 from async_delivery.domain.placement import Executor
 from async_delivery.engine import runs
 from async_delivery.engine.runtime import Runtime
 from async_delivery.worker import ending as endings
 from async_delivery.worker import processes
-from async_delivery.worker.attempt import Attempt, StopReason, Waker
+from async_delivery.worker.attempt import Attempt, StopReason
 from async_delivery.worker.context import FLAG
-from async_delivery.worker.ending import Ending
-from async_delivery.worker.forkserver import Child
-from async_delivery.worker.frames import BrokenFrameError, Frame, FrameReader, FrameTooLargeError, Tag
-from async_delivery.worker.limits import MAX_ERROR_BYTES, MAX_REPORT_BYTES, WorkerSettings
-from async_delivery.worker.output import OutputRing
-from async_delivery.worker.processes import Footprint
+from async_delivery.worker.ending import Ending, EndKind
+from async_delivery.worker.frames import BrokenFrameError, Frame, FrameTooLargeError, Tag
+from async_delivery.worker.limits import WorkerSettings
 from async_delivery.worker.reports import Reports
+from async_delivery.worker.serving import DEATH_SECONDS, ServingChild
 
 # A drain gives back what does not end, so there is little to tidy up for.
 _DRAIN_GRACE_SECONDS = 1.0
 _HANGUP_SECONDS = 1.0
-_DEATH_SECONDS = 5.0
-_SEND_SECONDS = 10.0
 _LONGEST_POLL_SECONDS = 1.0
-
-
-class ServingChild:
-    """A child with what the slot reads it by. It serves attempts of one analysis."""
-
-    def __init__(self, child: Child, info: AnalysisInfo, waker: Waker, log_bytes: int) -> None:
-        self.child = child
-        self.info = info
-        self.output = OutputRing(child.output, log_bytes)
-        self.reader = FrameReader(child.channel, self._limit)
-        self.served = 0
-        self.footprint = Footprint(child.pid)
-        self.first_rss_bytes = 0
-        self._waker = waker
-        self._poll = select.poll()
-        for fd in (child.channel.fileno(), child.output, child.status, waker.fd):
-            self._poll.register(fd, select.POLLIN)
-        self._muted: set[int] = set()
-
-    def _limit(self, tag: Tag) -> int:
-        match tag:
-            case Tag.PROGRESS:
-                return MAX_REPORT_BYTES
-            case Tag.PARTIAL:
-                return self.info.limits.max_result_bytes + MAX_REPORT_BYTES
-            case Tag.RESULT:
-                return self.info.limits.max_result_bytes
-            case Tag.ERROR:
-                return MAX_ERROR_BYTES
-            case Tag.CANCELED:
-                return 1
-            case Tag.STARTED:
-                return MAX_REPORT_BYTES if self.info.executor is Executor.RAY else 0
-            case Tag.JOB | Tag.DESCRIPTION:
-                return 0
-
-    def wait(self, seconds: float) -> set[int]:
-        """Which of its file descriptors have something to say."""
-        # Rounded up: a wait that ends a moment early would be repeated at once, over and over.
-        ready = {fd for fd, _ in self._poll.poll(math.ceil(1000 * seconds))}
-        if self._waker.fd in ready:
-            self._waker.clear()
-        return ready
-
-    def mute(self, fd: int, muted: bool) -> None:
-        """Stop or go on listening to one of them."""
-        if muted and fd not in self._muted:
-            self._poll.unregister(fd)
-            self._muted.add(fd)
-        elif not muted and fd in self._muted:
-            self._poll.register(fd, select.POLLIN)
-            self._muted.discard(fd)
-
-    def send(self, data: bytes) -> bool:
-        """Send one order; False if the child does not take it."""
-        channel, view, until = self.child.channel, memoryview(data), monotonic() + _SEND_SECONDS
-        while view:
-            try:
-                view = view[channel.send(view) :]
-            except BlockingIOError:
-                poll = select.poll()
-                poll.register(channel, select.POLLOUT)
-                if not poll.poll(max(0, 1000 * (until - monotonic()))):
-                    return False
-            except OSError:
-                return False
-        return True
-
-    def end(self) -> bool:
-        """Kill it and close its connections; False if it would not die."""
-        self.footprint.close()
-        return self.child.end(_DEATH_SECONDS)
 
 
 @dataclass(slots=True)
@@ -152,6 +74,7 @@ class Dialogue:
         serving, child = self._serving, self._child
         serving.output.start()
         ending = None if serving.send(order) else self._after_exit()
+        ready: set[int] = set()
         while ending is None:
             ready = serving.wait(self._pause())
             if child.channel.fileno() in ready:
@@ -162,7 +85,10 @@ class Dialogue:
                 ending = self._after_exit()
             if ending is None:
                 ending = self._tick(monotonic())
-        serving.output.drain()
+        # Before a child sends its result, it has sent all that was printed, and it is asked for both at a time: what
+        # did not come together with the result will not come.
+        if ending.kind is not EndKind.COMPLETED or child.output in ready or serving.muted(child.output):
+            serving.output.drain()
         if not self._attempt.lost:
             self._reports.flush(monotonic())
         return ending
@@ -297,7 +223,7 @@ class Dialogue:
                 (term_at, int(signal.SIGTERM)),
                 (term_at + settings.kill_grace_seconds, int(signal.SIGKILL)),
             ]
-        self._stop = _Stop(reason, steps, steps[-1][0] + _DEATH_SECONDS)
+        self._stop = _Stop(reason, steps, steps[-1][0] + DEATH_SECONDS)
 
     def _keep_log(self, now: float) -> None:
         """Keep what was printed so far; here and not in the heartbeat, so that it cannot overtake the end's."""

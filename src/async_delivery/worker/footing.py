@@ -13,9 +13,8 @@ import resource
 import signal
 
 _LIMITS = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
-# A child sets these itself, narrower than they were.
-_OWN_LIMITS = frozenset({resource.RLIMIT_CORE, resource.RLIMIT_DATA})
-_GIVEN = tuple(which for which in _LIMITS if which not in _OWN_LIMITS)
+# A child sets these itself, narrower than they were: RLIMIT_CORE and RLIMIT_DATA, as the kernel names them.
+_OWN_NAMES = (b"Max core file size ", b"Max data size ")
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 # SIGTERM is how the service asks a child to end. The others come from timers of an analysis.
 _SIGNALS = (signal.SIGTERM, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF)
@@ -60,9 +59,15 @@ class Footing:
                     os.environb[name] = value
 
 
-def is_narrowed(pid: int) -> bool:
-    """Whether a child has given up limits that it had from this process, and cannot take them back."""
-    try:
-        return any(resource.prlimit(pid, which)[1] != resource.getrlimit(which)[1] for which in _GIVEN)
-    except OSError:
-        return True  # gone, or somebody else's now
+def is_narrowed(limits: bytes) -> bool:
+    """Whether a child has given up limits that it had from this process, and cannot take them back.
+
+    limits   what /proc/PID/limits says of it; empty when it is gone
+    """
+    with open("/proc/self/limits", "rb") as own:
+        return _given(limits) != _given(own.read())
+
+
+def _given(limits: bytes) -> list[bytes]:
+    """The hard limits, behind a name of 25 characters and the soft limit."""
+    return [line[:25] + line[46:67] for line in limits.splitlines() if not line.startswith(_OWN_NAMES)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from typing import NamedTuple
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -91,34 +92,46 @@ def session(leader: int) -> list[int]:
     return found
 
 
+class Seen(NamedTuple):
+    """One look at a process; nothing but zeros once it has ended and was waited for."""
+
+    rss_bytes: int
+    threads: int
+    has_children: bool
+
+
 class Footprint:
     """A process that is looked at again and again: what /proc says of it stays open, as to open it costs more than to
     read it. Another process that gets the number later is never taken for it."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._files = [_open(f"/proc/{pid}/stat")]
-        if _CHILDREN_LISTED:
-            self._files.append(_open(f"/proc/{pid}/task/{pid}/children"))
+        self._stat = _open(f"/proc/{pid}/stat")
+        self._limits = _open(f"/proc/{pid}/limits")
+        self._children = _open(f"/proc/{pid}/task/{pid}/children") if _CHILDREN_LISTED else -1
 
-    def look(self) -> tuple[int, bool]:
-        """Resident bytes now, and whether it has children; nothing once it has ended and was waited for."""
-        stat = _again(self._files[0])
+    def look(self) -> Seen:
+        """What it takes up now."""
+        stat = _again(self._stat)
         if not stat:
-            return 0, False
-        fields = stat[stat.rindex(b")") + 2 :].split()
-        # The 18th field counts threads, the 22nd resident pages.
-        rss = int(fields[21]) * _PAGE_BYTES
-        if _CHILDREN_LISTED and fields[17] == b"1":
-            return rss, bool(_again(self._files[1]))
-        return rss, bool(children(self._pid))
+            return Seen(0, 0, False)
+        # From the third field on: the 20th counts threads, the 24th resident pages.
+        fields = stat[stat.rindex(b")") + 2 :].split(maxsplit=22)
+        threads, rss = int(fields[17]), int(fields[21]) * _PAGE_BYTES
+        if _CHILDREN_LISTED and threads == 1:
+            return Seen(rss, threads, bool(_again(self._children)))
+        return Seen(rss, threads, bool(children(self._pid)))
+
+    def limits(self) -> bytes:
+        """Its limits as /proc/PID/limits tells them; empty when it is gone."""
+        return _again(self._limits)
 
     def close(self) -> None:
         """Let go of it. Idempotent."""
-        files, self._files = self._files, [-1, -1]
-        for fd in files:
+        for fd in (self._stat, self._limits, self._children):
             if fd >= 0:
                 os.close(fd)
+        self._stat = self._limits = self._children = -1
 
 
 def _open(path: str) -> int:
@@ -131,7 +144,7 @@ def _open(path: str) -> int:
 
 def _again(fd: int) -> bytes:
     try:
-        return os.pread(fd, 65_536, 0)
+        return os.pread(fd, 4096, 0)
     except OSError:
         return b""
 

@@ -14,10 +14,9 @@ from time import monotonic, perf_counter
 from typing import Any, Protocol
 
 from async_delivery import telemetry
-from async_delivery.domain.analysis import AnalysisInfo, Isolation
+from async_delivery.domain.analysis import AnalysisInfo
 from async_delivery.domain.errors import NotFoundError, UnavailableError
 from async_delivery.domain.failure import FailureCode
-from async_delivery.domain.placement import Executor
 from async_delivery.engine import runs
 from async_delivery.engine.inputs import fetch_input
 from async_delivery.engine.runs import Claimer, Run
@@ -26,20 +25,18 @@ from async_delivery.worker import processes
 from async_delivery.worker.attempt import Attempt, Waker
 from async_delivery.worker.bell import Bell, Wake
 from async_delivery.worker.complaints import Complaints
-from async_delivery.worker.dialogue import Dialogue, ServingChild
+from async_delivery.worker.dialogue import Dialogue
 from async_delivery.worker.ending import Ending, EndKind, failed
-from async_delivery.worker.footing import is_narrowed
 from async_delivery.worker.forkserver import Child, ForkError
 from async_delivery.worker.frames import Tag, join, pack
 from async_delivery.worker.heartbeat import lease_until
 from async_delivery.worker.limits import WorkerSettings
 from async_delivery.worker.roster import Roster
+from async_delivery.worker.serving import ServingChild
 from async_delivery.worker.settle import UnsettledError, complete_and_claim, persist, settle
-from async_delivery.worker.workdirs import Workdirs, remove_tree
+from async_delivery.worker.workdirs import Workdir, Workdirs
 
 _TROUBLE_PAUSE_SECONDS = 1.0
-# How much a warm child may have grown over its first attempt's start before it is replaced.
-_GROWTH_FACTOR, _GROWTH_BYTES = 2, 128 * 2**20
 # A service manager that signals the whole tree reaches the child before the server has begun to drain.
 _DRAIN_NEWS_SECONDS = 0.5
 _ENDED_FROM_OUTSIDE = frozenset({-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
@@ -90,6 +87,11 @@ class Slot:
         self._serving: ServingChild | None = None
         # What was taken with the end of the attempt before, and the rings that had been heard when it was asked for.
         self._asked: _Asked | None = None
+        # The folder of the attempt that runs, or one that the attempt before has left as it was.
+        self._workdir: Workdir | None = None
+        self._keeps_workdir = False
+        # The attempt was taken with the end of the one before: child and folder were looked at a moment ago.
+        self._taken_on = False
         self.busy = False
         self.turned_at = monotonic()
 
@@ -109,6 +111,7 @@ class Slot:
                     self.turned_at = monotonic()
         finally:
             self._end_child("closed")
+            self._remove_workdir()
             self._waker.close()
 
     def _holds_job(self) -> bool:
@@ -121,6 +124,7 @@ class Slot:
         try:
             asked, self._asked = self._asked, None
             attempt = asked.attempt if asked else self._claim()
+            self._taken_on = asked is not None
             if attempt is None:
                 return False
             self.busy = True
@@ -159,9 +163,9 @@ class Slot:
             why = info.unavailable_reason if info else "it is not installed"
             self._settle(attempt, failed(FailureCode.ANALYSIS_UNAVAILABLE, f"{job.analysis}: {why}"), None)
             return
-        workdir = self._floor.workdirs.make(f"{job.job_id}-{job.attempt}")
+        workdir, path = self._folder(), self._input_path(attempt)
         try:
-            file = self._fetch(attempt, workdir)
+            file = self._fetch(attempt, path)
             self._converse(attempt, info, workdir, file)
         except NotFoundError:
             self._settle(attempt, failed(FailureCode.INPUT_NOT_FOUND, "the uploaded file is gone"), None)
@@ -171,18 +175,36 @@ class Slot:
             self._floor.draining.wait(_TROUBLE_PAUSE_SECONDS)
         finally:
             if attempt.run.input is not None:
-                _input_path(workdir).unlink(missing_ok=True)
-            if not remove_tree(workdir):
-                telemetry.emit("workdir.kept", path=str(workdir))
+                path.unlink(missing_ok=True)
+            if not self._keeps_workdir:
+                self._remove_workdir()
 
-    def _fetch(self, attempt: Attempt, workdir: Path) -> dict[str, Any] | None:
+    def _folder(self) -> Path:
+        """An empty one for the attempt that begins."""
+        if self._workdir is not None and not (self._taken_on or self._workdir.untouched):
+            # While the slot was idle somebody swept the temporary folder.
+            self._remove_workdir()
+        self._keeps_workdir = False
+        if self._workdir is None:
+            self._workdir = self._floor.workdirs.new()
+        return self._workdir.path
+
+    def _remove_workdir(self) -> None:
+        workdir, self._workdir = self._workdir, None
+        if workdir is not None and not workdir.remove():
+            telemetry.emit("workdir.kept", path=str(workdir.path))
+
+    def _input_path(self, attempt: Attempt) -> Path:
+        # Never the path of another attempt's: what an analysis remembers of one path must not be somebody else's.
+        return self._floor.workdirs.beside(f"{attempt.job_id}-{attempt.fence.attempt}.input")
+
+    def _fetch(self, attempt: Attempt, path: Path) -> dict[str, Any] | None:
         """Bring the uploaded file; the analysis reads it beside its folder, which stays empty for its own use."""
         file = attempt.run.input
         if file is None:
             if attempt.run.request.input_id is not None:
                 raise NotFoundError("input")
             return None
-        path = _input_path(workdir)
 
         def fetch() -> None:
             path.unlink(missing_ok=True)
@@ -213,9 +235,12 @@ class Slot:
         if ending.kind is EndKind.COMPLETED:
             # The tenant waits for this; whether the child may stay is looked at afterwards.
             self._complete(attempt, ending, serving.output.text())
-            reason = "stopped" if dialogue.stopped else self._reason_to_end(serving)
-            if reason is not None:
-                self._end_child(reason)
+            reason, alone = serving.look(self._floor.settings.max_attempts_per_child)
+            if reason is not None or dialogue.stopped:
+                self._end_child(reason or "stopped")
+            else:
+                # A thread that the attempt has left behind may know the folder.
+                self._keeps_workdir = alone and self._workdir is not None and self._workdir.untouched
             return
         exit_code = serving.child.exit.code if serving.child.exit else None
         # Dead before the end is written: from then on another attempt may start.
@@ -257,7 +282,7 @@ class Slot:
     def _child_for(self, attempt: Attempt, info: AnalysisInfo) -> ServingChild:
         """The warm child, if it serves this analysis and lives; else a new one. Raises ForkError."""
         if self._serving is not None:
-            if self._serving.info is info and self._serving.child.wait(0) is None:
+            if self._serving.info is info and (self._taken_on or self._serving.child.wait(0) is None):
                 return self._serving
             self._end_child("other analysis" if self._serving.info is not info else "died idle")
         began = perf_counter()
@@ -275,22 +300,6 @@ class Slot:
         self._serving.first_rss_bytes = processes.rss_bytes(child.pid)
         telemetry.emit("child.started", analysis=info.name, pid=child.pid, seconds=perf_counter() - began)
         return self._serving
-
-    def _reason_to_end(self, serving: ServingChild) -> str | None:
-        """Why a child must not serve another attempt after a success; None if it may."""
-        if serving.info.isolation is not Isolation.WARM or serving.info.executor is not Executor.CHILD:
-            return "fresh"
-        if serving.served >= self._floor.settings.max_attempts_per_child:
-            return "served"
-        if not serving.reader.empty:
-            return "broken"
-        rss, has_children = serving.footprint.look()
-        if has_children:
-            return "left processes"
-        if is_narrowed(serving.child.pid):
-            return "narrowed"
-        first = serving.first_rss_bytes
-        return "grown" if rss > max(_GROWTH_FACTOR * first, first + _GROWTH_BYTES) else None
 
     def _end_child(self, reason: str) -> None:
         serving, self._serving = self._serving, None
@@ -347,7 +356,3 @@ class Slot:
             return
         if job is not None and job.due_at is not None and not job.status.terminal:
             self._floor.bell.expect((job.due_at - self._rt.clock.now()).total_seconds())
-
-
-def _input_path(workdir: Path) -> Path:
-    return workdir.with_name(f"{workdir.name}.input")

@@ -1,7 +1,8 @@
-"""One private folder per attempt below ``work_root``, and the removal of what dead workers left there.
+"""Private folders for attempts below ``work_root``, and the removal of what dead workers left there.
 
-Each worker has a folder named by its id and holds a lock on a file beside it; a folder whose lock is free belongs
-to nobody any more. Standard library only.
+A folder that an attempt has not touched serves the next one: on a disk, to make one and to remove it again costs as
+much as half of what a slot does for an attempt. Each worker has a folder named by its id and holds a lock on a file
+beside it; a folder whose lock is free belongs to nobody any more. Standard library only.
 """
 
 from __future__ import annotations
@@ -11,9 +12,40 @@ import os
 import shutil
 import stat
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 _LOCK = ".lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Workdir:
+    """A folder as it was when it was made.
+
+    made   what the kernel said of it: which one it is, who may enter, and when anything of it was changed last
+    """
+
+    path: Path
+    made: tuple[int, ...]
+
+    @property
+    def untouched(self) -> bool:
+        """True if it is still the same folder, and nothing was ever done in it or to it."""
+        try:
+            # The time of a change may be too coarse to tell one that followed at once, so it is looked into as well.
+            return _signature(self.path) == self.made and not os.listdir(self.path)
+        except OSError:
+            return False
+
+    def remove(self) -> bool:
+        """Delete it with all that is in it; True if nothing of it is left."""
+        return remove_tree(self.path)
+
+
+def _signature(path: Path) -> tuple[int, ...]:
+    found = os.lstat(path)
+    return (found.st_dev, found.st_ino, found.st_mode, found.st_uid, found.st_mtime_ns, found.st_ctime_ns)
 
 
 class Workdirs:
@@ -26,6 +58,8 @@ class Workdirs:
         self._home = self.root / worker_id
         self._lock: int | None = _hold_new(self.root / f"{worker_id}{_LOCK}")
         self._home.mkdir(mode=0o700)
+        # No name says whose attempt the folder was made for: an attempt of somebody else may be the next in it.
+        self._numbers = count(1)
 
     def remove_orphans(self) -> int:
         """Delete the folders of workers that are gone; how many there were."""
@@ -53,6 +87,15 @@ class Workdirs:
             path.mkdir(mode=0o700)
         return path
 
+    def new(self) -> Workdir:
+        """An empty folder under a name that no other has had."""
+        path = self.make(str(next(self._numbers)))
+        return Workdir(path, _signature(path))
+
+    def beside(self, name: str) -> Path:
+        """Where a file may lie that belongs to an attempt, but not into its folder."""
+        return self._home / name
+
     def close(self) -> None:
         """Remove all of it. Idempotent."""
         if self._lock is None:
@@ -70,6 +113,11 @@ def remove_tree(path: Path) -> bool:
         return True
     except FileNotFoundError:
         return True
+    except NotADirectoryError:
+        # A file in its place, or a link, which must not lead the walk elsewhere.
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        return not os.path.lexists(path)
     except OSError:
         pass
     with suppress(OSError):
