@@ -152,7 +152,9 @@ def _text(value: Any, spaced: bool) -> str:
     """``value`` as JSON; an object is a list of pairs, so that a key may come twice."""
     gap = "\n " if spaced else ""
     if isinstance(value, tuple):
-        inner = f",{gap}".join(f"{json.dumps(key)}:{gap}{_text(item, spaced)}" for key, item in value)
+        inner = f",{gap}".join(
+            f"{json.dumps(key, ensure_ascii=False)}:{gap}{_text(item, spaced)}" for key, item in value
+        )
         return f"{{{gap}{inner}{gap}}}"
     if isinstance(value, list):
         return f"[{gap}{f',{gap}'.join(_text(item, spaced) for item in value)}]"
@@ -169,15 +171,12 @@ def _repeats(value: Any) -> bool:
 _FEW_KEYS = st.sampled_from(["", "a", "b", " ", "a b", "é", "1", ":", "{", "}"])
 _PAIRS = st.recursive(
     st.sampled_from([None, True, 0, -1, 1.5, "", "a", " ", '"', ":", "a:b"]),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.lists(st.tuples(_FEW_KEYS, inner), max_size=3).map(lambda pairs: tuple(pairs))
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.lists(st.tuples(_FEW_KEYS, inner), max_size=3).map(tuple),
     max_leaves=12,
 )
 
 
-@given(st.lists(st.tuples(_FEW_KEYS, _PAIRS), max_size=4).map(lambda pairs: tuple(pairs)), st.booleans())
+@given(st.lists(st.tuples(_FEW_KEYS, _PAIRS), max_size=4).map(tuple), st.booleans())
 def test_a_key_that_occurs_twice_is_found_wherever_it_is(pairs: tuple[Any, ...], spaced: bool) -> None:
     body = _text(pairs, spaced)
 
