@@ -43,7 +43,10 @@ def test_a_step_of_a_job_is_a_look_and_one_statement_that_writes_all_its_rows(
     submit(store, 1)
     assert asked == ["SELECT", "WITH"]  # the end of its tenant's line, its rows
 
+    asked.clear()
     (job,) = claim(store)
+    assert asked == ["WITH", "WITH"]  # whose turn it is and what was asked for, its rows
+
     asked.clear()
     complete(store, job)
     assert asked == ["SELECT", "WITH"]  # the job, locked, its rows

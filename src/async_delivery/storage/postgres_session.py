@@ -13,8 +13,9 @@ from psycopg import errors
 from psycopg.pq import TransactionStatus
 from sqlalchemy.sql.expression import ClauseElement
 
-from async_delivery.domain.job import Fence, Job, JobId
-from async_delivery.storage import job_rows
+from async_delivery.domain.job import Fence, Job, JobId, JobRequest
+from async_delivery.domain.tenant import OrgId
+from async_delivery.storage import job_rows, postgres_claims
 from async_delivery.storage import statements as sql
 from async_delivery.storage.contract import Renewal
 from async_delivery.storage.dialects import POSTGRESQL_SCHEMA, Texts
@@ -157,6 +158,8 @@ class PostgresTransaction(_OnPostgres, SqlTransaction):
     def __init__(self, connection: Session, texts: Texts, clock: DatabaseClock) -> None:
         super().__init__(connection, texts)
         self._clock = clock
+        # What was asked for with jobs that this transaction has locked to claim them.
+        self._requests: dict[tuple[OrgId, JobId], JobRequest] = {}
 
     def is_duplicate(self, exc: Exception) -> bool:
         return isinstance(exc, errors.UniqueViolation)
@@ -165,6 +168,29 @@ class PostgresTransaction(_OnPostgres, SqlTransaction):
         self._connection.raw.execute(
             b"SELECT pg_advisory_xact_lock(%s::int, %s::int)", (APPLICATION_ID, LOCK_CLAIMS)
         )
+
+    def claimable(
+        self, limit: int, analyses: Sequence[str] | None, max_running_per_tenant: int | None, now: datetime
+    ) -> list[Job]:
+        if limit == 1 and analyses is not None and max_running_per_tenant is None:
+            found = postgres_claims.find_one(self._connection, analyses, now)
+            if isinstance(found, postgres_claims.Found):
+                return [self._given_its_turn(found)]
+            if not found:
+                return []
+        return super().claimable(limit, analyses, max_running_per_tenant, now)
+
+    def _given_its_turn(self, found: postgres_claims.Found) -> Job:
+        job = found.job
+        if found.turn != job.job_id:
+            place = {"the_job_id": found.turn, "the_org_id": job.org_id, "place": found.place}
+            self.run(sql.SET_PLACE, place)
+        self._requests[job.org_id, job.job_id] = found.request
+        return job
+
+    def find_request(self, org_id: OrgId, job_id: JobId) -> JobRequest | None:
+        known = self._requests.pop((org_id, job_id), None)
+        return super().find_request(org_id, job_id) if known is None else known
 
     def write_together(self, writes: Sequence[Write]) -> int:
         if len(writes) == 1:
