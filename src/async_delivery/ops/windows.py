@@ -1,13 +1,16 @@
 """Sliding windows over the answers of one route: how many, how many failed, how long they took.
 
-Kept in a ring of time steps, each with counts in log-spaced buckets of latency, so memory is fixed and adding an
-answer costs an index and two additions. Time is an argument (seconds of a monotonic clock). Standard library only.
+Kept in a ring of time steps, each with counts in log-spaced buckets of latency, so memory is fixed and adding
+answers costs a search for each bucket that they fall into. Time is an argument (seconds of a monotonic clock).
+Standard library only.
 """
 
 from __future__ import annotations
 
 import math
 import threading
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 STEP_SECONDS = 5
@@ -18,8 +21,9 @@ LONG_SECONDS = 900
 _GROWTH = 1.1
 _FASTEST_SECONDS = 1e-5
 _SLOWEST_SECONDS = 600.0
-_LOG_GROWTH = math.log(_GROWTH)
-_BUCKETS = math.ceil(math.log(_SLOWEST_SECONDS / _FASTEST_SECONDS) / _LOG_GROWTH) + 1
+_BUCKETS = math.ceil(math.log(_SLOWEST_SECONDS / _FASTEST_SECONDS, _GROWTH)) + 1
+# The longest latency of each bucket but the last, which has no end.
+_BOUNDS = [_FASTEST_SECONDS * _GROWTH**bucket for bucket in range(_BUCKETS)]
 _STEPS = LONG_SECONDS // STEP_SECONDS
 
 
@@ -64,17 +68,22 @@ class Window:
         self._steps = [_Step() for _ in range(_STEPS + 1)]
         self._lock = threading.Lock()
 
-    def add(self, now: float, seconds: float, failed: bool) -> None:
-        """One answer that took ``seconds``, at ``now``."""
+    def add(self, now: float, seconds: Sequence[float], failed: bool) -> None:
+        """Answers of the step that ``now`` is in: how long each took, in ascending order."""
         number = int(now // STEP_SECONDS)
         step = self._steps[number % len(self._steps)]
-        bucket = bucket_of(seconds)
         with self._lock:
             if step.number != number:
                 step.begin(number)
-            step.answers += 1
-            step.failed += failed
-            step.latencies[bucket] = step.latencies.get(bucket, 0) + 1
+            step.answers += len(seconds)
+            step.failed += failed * len(seconds)
+            place = 0
+            while place < len(seconds):
+                # Many are alike, so whole buckets are counted at a time.
+                bucket = bucket_of(seconds[place])
+                end = len(seconds) if bucket == _BUCKETS else bisect_right(seconds, _BOUNDS[bucket], place)
+                step.latencies[bucket] = step.latencies.get(bucket, 0) + end - place
+                place = end
 
     def look(self, now: float, window_seconds: int) -> Traffic:
         """What the ``window_seconds`` before ``now`` held, to the step."""
@@ -94,9 +103,7 @@ class Window:
 
 def bucket_of(seconds: float) -> int:
     """The bucket of a latency; the first and the last one take what is beyond them."""
-    if seconds <= _FASTEST_SECONDS:
-        return 0
-    return min(_BUCKETS, math.ceil(math.log(seconds / _FASTEST_SECONDS) / _LOG_GROWTH))
+    return bisect_left(_BOUNDS, seconds)
 
 
 def quantile(latencies: dict[int, int], share: float) -> float | None:
