@@ -7,6 +7,7 @@ that sets the header itself; everything else is refused at start or with 403.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from async_delivery.api.request import Call
@@ -15,6 +16,7 @@ from async_delivery.domain.tenant import DEFAULT_ORG, OrgId, parse_org_id
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _MAX_PEERS = 1_024
+_KEPT_TENANTS = 1_024
 
 
 def tenant(call: Call) -> OrgId:
@@ -24,8 +26,8 @@ def tenant(call: Call) -> OrgId:
     are compared as sent: X_Org_Id is another header, which no one here reads.
     """
     org, alias = call.headers.get(b"x-org-id"), call.headers.get(b"x-tenant-id")
-    if org is None and alias is None:
-        return DEFAULT_ORG
+    if alias is None:
+        return DEFAULT_ORG if org is None else _named("X-Org-Id", org)
     found = [_named(field, values) for field, values in (("X-Org-Id", org), ("X-Tenant-Id", alias)) if values]
     if found[0] != found[-1]:
         issue = "X-Org-Id and X-Tenant-Id must be the same, or only one of them sent"
@@ -36,7 +38,13 @@ def tenant(call: Call) -> OrgId:
 def _named(field: str, values: list[bytes]) -> OrgId:
     if len(values) > 1:
         raise ValidationError.of(field, "must not be repeated")
-    return parse_org_id(values[0].decode("latin-1"), field=field)
+    return _parsed(field, values[0])
+
+
+# The same few tenants ask again and again.
+@lru_cache(_KEPT_TENANTS)
+def _parsed(field: str, value: bytes) -> OrgId:
+    return parse_org_id(value.decode("latin-1"), field=field)
 
 
 def refuse_other_sites(call: Call) -> None:

@@ -9,7 +9,6 @@ plain goes the long way through ``edge``.
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from async_delivery.api import results, status
 from async_delivery.api.answer import Answer
@@ -20,9 +19,12 @@ from async_delivery.api.plain import JOB_ROUTE, JOBS, RESULT_ROUTE, RESULTS
 from async_delivery.api.request import Call, Scope
 from async_delivery.domain.job import JobId, ResultId
 
-_RESULTS, _JOBS = RESULTS.encode(), JOBS.encode()
-# Anything else in a path is for the long way.
-_IDENT = re.compile(IDENT.pattern.encode())
+_END = r"\Z"
+# A path with a plain id and whatever query; anything else is for the long way.
+_TARGET = re.compile(
+    rf"(({RESULTS}|{JOBS})({IDENT.pattern.removesuffix(_END)}))(?:\?(.*))?\Z".encode(), re.DOTALL
+)
+_RESULTS = RESULTS.encode()
 
 
 class AtOnce:
@@ -40,15 +42,11 @@ class AtOnce:
         api = self._api
         if not api.rt.store.inline_reads:
             return None
-        path, _, query = target.partition(b"?")
-        if path.startswith(_RESULTS):
-            route, ident = RESULT_ROUTE, path[len(_RESULTS) :]
-        elif path.startswith(_JOBS):
-            route, ident = JOB_ROUTE, path[len(_JOBS) :]
-        else:
+        found = _TARGET.match(target)
+        if found is None:
             return None
-        if not _IDENT.match(ident):
-            return None
+        path, folder, ident, query = found.groups(b"")
+        route = RESULT_ROUTE if folder == _RESULTS else JOB_ROUTE
         scope["raw_path"], scope["method"] = path, "GET"
         call = Call(scope, api.rt.new_id)
         if b"prefer" in call.headers:
@@ -77,8 +75,7 @@ class AtOnce:
 
 def write(answer: Answer, call: Call) -> bytes:
     """The answer's headers, its request id, and its body, as they go over the wire."""
-    parts: list[Any] = [answer.block]
+    block = answer.block
     for name, value in answer.headers:
-        parts += (name, b": ", value, b"\r\n")
-    parts += (b"x-request-id: ", call.request_id.encode("ascii"), b"\r\n\r\n", *answer.body)
-    return b"".join(parts)
+        block += b"%s: %s\r\n" % (name, value)
+    return b"".join((block, b"x-request-id: ", call.request_id.encode("ascii"), b"\r\n\r\n", *answer.body))

@@ -82,12 +82,13 @@ class Call:
             if name in READ:
                 # White space around a value is no part of it (RFC 9110, section 5.5); the parser leaves it behind.
                 headers.setdefault(name, []).append(value.strip(b" \t"))
+        announced = headers.get(b"content-length")
         self.headers = headers
         self.method: str = scope["method"]
         self.request_id = _visible(headers.get(b"x-request-id")) or new_id()
         self._scope = scope
         self.org_id: OrgId = DEFAULT_ORG
-        self.unread = b"transfer-encoding" in headers or headers.get(b"content-length", [b"0"]) != [b"0"]
+        self.unread = b"transfer-encoding" in headers or (announced is not None and announced != [b"0"])
         self.logged: Exception | None = None
         self.correlated: str | None = None
         self.made: Job | None = None
