@@ -76,6 +76,22 @@ def test_single_variables_are_put_back_and_none_is_left_behind() -> None:
     assert in_a_fork(check)
 
 
+def test_a_variable_that_the_service_sets_is_put_back_as_well() -> None:
+    def check() -> bool:
+        footing = Footing()
+        footing.set_variable("TMPDIR", "/first")
+        footing.set_variable("TMPDIR", "/second")
+        os.environ["TMPDIR"] = "/of/an/attempt"
+
+        footing.put_back()
+
+        program = "import os; print(os.environ['TMPDIR'])"
+        seen = subprocess.check_output([sys.executable, "-c", program], text=True)
+        return (os.environ["TMPDIR"], seen) == ("/second", "/second\n")
+
+    assert in_a_fork(check)
+
+
 def test_putting_nothing_back_costs_microseconds() -> None:
     def check() -> bool:
         footing = Footing()

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any
 
 from async_delivery.domain.analysis import to_json
 from async_delivery.domain.canonical import canonical_json
@@ -29,6 +29,7 @@ from async_delivery.worker import processes
 from async_delivery.worker.context import ChildContext, Line, encodable
 from async_delivery.worker.footing import Footing
 from async_delivery.worker.frames import Tag, receive, split
+from async_delivery.worker.streams import Streams
 
 EXIT_BROKEN = 70  # the child could not be set up; EX_SOFTWARE
 _MAX_TEXT = 500
@@ -39,7 +40,7 @@ _OOM_SCORE = 500
 
 def run(order: Mapping[str, Any], channel: int, output: int, flag: int, forkserver_pid: int) -> int:
     """Carry out the order a child was forked for; its exit code. Never returns to the forkserver's code."""
-    _shut_in(order, output, forkserver_pid)
+    streams = _shut_in(order, output, forkserver_pid)
     line = Line(socket.socket(fileno=channel))
     if order["task"] == "describe":
         infos = [to_json(info) for info in describe(order["refs"])]
@@ -47,11 +48,11 @@ def run(order: Mapping[str, Any], channel: int, output: int, flag: int, forkserv
         return 0
     cancel_flag = mmap.mmap(flag, mmap.PAGESIZE, access=mmap.ACCESS_READ)
     os.close(flag)
-    _serve(line, cancel_flag, output)
+    _serve(line, cancel_flag, streams)
     return 0
 
 
-def _shut_in(order: Mapping[str, Any], output: int, forkserver_pid: int) -> None:
+def _shut_in(order: Mapping[str, Any], output: int, forkserver_pid: int) -> Streams:
     os.setsid()
     processes.signal_when_parent_dies(signal.SIGKILL)
     if os.getppid() != forkserver_pid:
@@ -63,8 +64,9 @@ def _shut_in(order: Mapping[str, Any], output: int, forkserver_pid: int) -> None
     _be_nice(order["nice"])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit_memory(order["memory_bytes"])
-    _renew_streams(output)
+    streams = Streams(output)
     _reseed()
+    return streams
 
 
 def _be_first_to_go() -> None:
@@ -104,42 +106,20 @@ def _reseed() -> None:
         numpy_random.seed()
 
 
-def _renew_streams(output: int) -> None:
-    """Point stdin at nothing, stdout and stderr at the pipe, whatever became of them."""
-    null = os.open(os.devnull, os.O_RDONLY)
-    if null != 0:
-        os.dup2(null, 0)
-        os.close(null)
-    for fd in (1, 2):
-        os.dup2(output, fd)
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  lives as long as the process
-    sys.stdout, sys.stderr = _text(1), _text(2)
-
-
-def _text(fd: int) -> TextIO:
-    return open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
-
-
-def _flush_output() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-
-
-def _serve(line: Line, cancel_flag: mmap.mmap, output: int) -> None:
+def _serve(line: Line, cancel_flag: mmap.mmap, streams: Streams) -> None:
     """Make attempts until the parent hangs up."""
     footing = Footing()
     while (frame := receive(line.channel)) is not None:
         head, params = split(frame.payload)
         order = json.loads(head)
-        _prepare_attempt(order, output)
+        _prepare_attempt(order, streams, footing)
         context = ChildContext(order, line, cancel_flag)
         try:
             tag, payload = _attempt(order, params, context)
         except SystemExit as exc:
-            _flush_output()
+            streams.flush()
             os._exit(_exit_code(exc))
-        _flush_output()
+        streams.flush()
         if not context.is_own_process:
             # The analysis forked, and this is the fork, which came back: it may neither answer nor take orders.
             os._exit(0 if tag is Tag.RESULT else 1)
@@ -150,13 +130,14 @@ def _serve(line: Line, cancel_flag: mmap.mmap, output: int) -> None:
         del context, payload
 
 
-def _prepare_attempt(order: Mapping[str, Any], output: int) -> None:
+def _prepare_attempt(order: Mapping[str, Any], streams: Streams, footing: Footing) -> None:
     if not order["first"]:
-        _renew_streams(output)
+        streams.renew()
         os.umask(0o077)
     os.chdir(order["workdir"])
     # Temporary files belong to the attempt and go with it.
-    os.environ["TMPDIR"] = tempfile.tempdir = order["workdir"]
+    tempfile.tempdir = order["workdir"]
+    footing.set_variable("TMPDIR", order["workdir"])
 
 
 def _attempt(order: Mapping[str, Any], params: bytes, context: ChildContext) -> tuple[Tag, bytes]:

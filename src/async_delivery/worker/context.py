@@ -48,7 +48,6 @@ class ChildContext:
         self._line = line
         self._cancel_flag = cancel_flag
         self._mark = FLAG.pack(order["run"])
-        self._workdir = Path(order["workdir"])
         self._deadline = monotonic() + order["timeout_seconds"]
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -84,7 +83,7 @@ class ChildContext:
     @property
     def workdir(self) -> Path:
         """This attempt's own folder."""
-        return self._workdir
+        return Path(self._order["workdir"])
 
     @property
     def data_root(self) -> Path | None:

@@ -33,6 +33,12 @@ class Footing:
         self._handlers = {number: signal.getsignal(number) for number in _SIGNALS}
         self._processors = os.sched_getaffinity(0)
 
+    def set_variable(self, name: str, value: str) -> None:
+        """Have the environment say ``value`` from now on, and after each attempt again."""
+        key, entry = os.fsencode(name), os.fsencode(value)
+        if self._environ.get(key) != entry:
+            os.environb[key] = self._environ[key] = entry
+
     def put_back(self) -> None:
         """Make it so again. What a process without rights cannot undo is for the parent to see: ``is_narrowed``."""
         # First what could still strike while the rest is done. A handler stays until nothing is on its way to it.
@@ -51,7 +57,7 @@ class Footing:
                 os.sched_setaffinity(0, self._processors)
         os.environ = self._mapping  # noqa: B003  the mapping itself, in case another has its place
         if self._entries != self._environ:
-            # One or two of many: each attempt has a TMPDIR of its own.
+            # One or two of many.
             for name in [name for name in self._entries if name not in self._environ]:
                 del os.environb[name]
             for name, value in self._environ.items():
