@@ -20,7 +20,7 @@ from async_delivery.domain.notification import Notification
 from async_delivery.domain.result import Result, seal
 from async_delivery.domain.retention import RetentionPolicy
 from async_delivery.domain.tenant import OrgId
-from async_delivery.storage.contract import Deleted, Section, Store, Transaction
+from async_delivery.storage.contract import FROM_THE_START, Deleted, Reached, Section, Store, Transaction
 from tests.domain.support import NOON, REQUEST, RULE, fresh_job
 
 ALPHA, BETA = OrgId("alpha"), OrgId("beta")
@@ -37,10 +37,10 @@ def saving(change: Change) -> Callable[[Transaction], None]:
 
 
 def deleting(
-    section: Section, policy: RetentionPolicy, now: datetime, limit: int
+    section: Section, policy: RetentionPolicy, now: datetime, limit: int, since: Reached = FROM_THE_START
 ) -> Callable[[Transaction], Deleted]:
     """The function of one batch of a cleanup."""
-    return lambda tx: tx.delete_old(section, policy, now, limit)
+    return lambda tx: tx.delete_old(section, policy, now, limit, since)
 
 
 class House:

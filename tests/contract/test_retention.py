@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from async_delivery.domain.job import Job, JobStatus
-from async_delivery.domain.retention import RetentionPolicy
-from async_delivery.storage.contract import RetentionCount, Section, Store
+from async_delivery.domain.retention import RetentionPolicy, SectionCount
+from async_delivery.storage.contract import FROM_THE_START, RetentionCount, Section, Store
 from tests.contract.support import ALPHA, BETA, House, deleting
 
 # Results and events alone; what becomes of jobs is in test_retention_jobs.
@@ -32,12 +32,15 @@ class Swept:
 
 
 def sweep(store: Store, policy: RetentionPolicy, now: datetime, limit: int = 1000) -> Swept:
-    """Delete batch after batch until nothing old is left; no batch may be larger than asked for."""
+    """Delete batch after batch, each from where the one before has left off, until nothing old is left; no batch may
+    be larger than asked for."""
     swept = Swept(Counter(), Counter(), {}, 0)
     for section in Section:
         more = section is not Section.JOBS or policy.jobs_ttl_seconds is not None
+        since = FROM_THE_START
         while more:
-            deleted = store.write(deleting(section, policy, now, limit))
+            deleted = store.write(deleting(section, policy, now, limit, since))
+            since = deleted.reached
             assert deleted.count <= limit
             assert deleted.count == sum(deleted.per_tenant.values())
             swept.rows[section] += deleted.count
@@ -195,6 +198,49 @@ def test_bytes_are_those_of_the_bodies_and_payloads(house: House) -> None:
     assert found.results.bytes == 2 * 500 + 2
     assert swept.sizes == {Section.RESULTS: found.results.bytes, Section.EVENTS: found.events.bytes}
     assert found.events.bytes > 0
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+def test_batches_that_go_on_where_the_one_before_has_ended_leave_nothing_out(
+    house: House, limit: int
+) -> None:
+    # Several end at the same instant, and a batch may end between them.
+    for _ in range(4):
+        for own_ttl in (False, True, False):
+            house.completed(partials=1, ttl_requested=own_ttl, results_ttl_seconds=5)
+        house.later(seconds=10)
+    house.later(days=1)
+    found = count(house.store, ALL, house.now)
+
+    swept = sweep(house.store, ALL, house.now, limit)
+
+    assert swept.rows == {Section.RESULTS: 24, Section.EVENTS: found.events.delete_count}
+    left = count(house.store, ALL, house.now)
+    assert left.results.total == left.events.total == 0
+    assert house.violations() == []
+
+
+def test_a_count_without_what_is_going_finds_the_same_stock(house: House) -> None:
+    held = house.completed(partials=1)
+    house.store.write(lambda tx: tx.set_hold(ALPHA, held.job_id, True))
+    house.completed()
+    house.running()
+    house.later(days=30)
+    whole = count(house.store, ALL, house.now)
+
+    found = house.store.read(lambda reader: reader.count_retention(ALL, house.now, going=False))
+
+    def without_going(section: SectionCount) -> SectionCount:
+        return replace(section, delete_count=0, bytes=0)
+
+    assert min(whole.results.delete_count, whole.events.delete_count, whole.results.held_count) > 0
+    assert found == replace(
+        whole,
+        results=without_going(whole.results),
+        events=without_going(whole.events),
+        jobs=without_going(whole.jobs),
+        per_tenant={},
+    )
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7])

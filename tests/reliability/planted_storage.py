@@ -147,8 +147,8 @@ PLANTS: tuple[Plant, ...] = (
             ),
             service(
                 "storage/retention.py",
-                'param("the_keys")), text(IS_ENDED), not_(_HELD), _RESULT_OLD)',
-                'param("the_keys")), not_(_HELD))',
+                "text(IS_ENDED), not_(_HELD), _RESULT_OLD)",
+                "not_(_HELD))",
             ),
         ),
         ("R11",),

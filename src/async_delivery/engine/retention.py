@@ -25,12 +25,20 @@ from async_delivery.domain.retention import (
 )
 from async_delivery.engine import cleanups
 from async_delivery.engine.runtime import Clock, StoreClock
-from async_delivery.storage.contract import Deleted, RetentionCount, Section, Store, Transaction
+from async_delivery.storage.contract import (
+    FROM_THE_START,
+    Deleted,
+    Reached,
+    RetentionCount,
+    Section,
+    Store,
+    Transaction,
+)
 
 # Where one writer serves everybody, a batch holds it up; elsewhere it locks rows that nobody else writes.
 TARGET_BATCH_SECONDS = 0.015
 _TARGET_BESIDE_OTHERS_SECONDS = 0.25
-_SMALLEST_BATCH, _FIRST_BATCH, _LARGEST_BATCH = 20, 100, 5_000
+_SMALLEST_BATCH, _FIRST_BATCH, _LARGEST_BATCH = 20, 100, 20_000
 
 Stop = Callable[[], bool]
 
@@ -156,12 +164,12 @@ class _Sweep:
         for section in Section:
             if section is Section.JOBS and self._policy.jobs_ttl_seconds is None:
                 continue
-            limit = _FIRST_BATCH
+            limit, since = _FIRST_BATCH, FROM_THE_START
             while True:
                 try:
                     if why := self._why_stop():
                         return (why,)
-                    deleted, seconds = self._batch(section, limit)
+                    deleted, seconds = self._batch(section, limit, since)
                 except NoRoomError as exc:
                     if limit == _SMALLEST_BATCH:
                         return (f"{section}: {exc.message}",)
@@ -173,13 +181,14 @@ class _Sweep:
                 self._add(section, deleted)
                 if not deleted.more:
                     break
+                since = deleted.reached
                 limit = _next_limit(limit, seconds, self._target_seconds)
         return ()
 
-    def _batch(self, section: Section, limit: int) -> tuple[Deleted, float]:
+    def _batch(self, section: Section, limit: int, since: Reached) -> tuple[Deleted, float]:
         def write(tx: Transaction) -> tuple[Deleted, float]:
             began = perf_counter()
-            deleted = tx.delete_old(section, self._policy, self._now, limit)
+            deleted = tx.delete_old(section, self._policy, self._now, limit, since)
             return deleted, perf_counter() - began
 
         return self._store.write(write)

@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from async_delivery.domain.cleanup import CleanupRun, Pause
 from async_delivery.domain.event import Event
@@ -31,6 +31,7 @@ from async_delivery.domain.result import Result
 from async_delivery.domain.retention import RetentionPolicy, SectionCount
 from async_delivery.domain.tenant import OrgId
 from async_delivery.domain.transfer import JobBundle
+from async_delivery.storage.cells import MIN_INSTANT
 
 T = TypeVar("T")
 
@@ -136,14 +137,22 @@ class Section(StrEnum):
     JOBS = "jobs"
 
 
+# How far a cleanup has come through the index of what is old, in microseconds since 1970: among results with the
+# TTL of the policy, events and jobs; and among results with a TTL of their own.
+Reached: TypeAlias = tuple[int, int]
+FROM_THE_START: Reached = (MIN_INSTANT, MIN_INSTANT)
+
+
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """What one batch of a cleanup took away. ``more`` is False when nothing old is left."""
+    """What one batch of a cleanup took away. ``more`` is False when nothing old is left; else the next batch begins
+    at ``reached``."""
 
     count: int
     bytes: int
     per_tenant: Mapping[str, int]
     more: bool
+    reached: Reached = FROM_THE_START
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,8 +366,16 @@ class Transaction(Reader, Protocol):
     def set_hold(self, org_id: OrgId, job_id: JobId, held: bool) -> None:
         """Put a job under legal hold, or lift it. No event: the log of an ended job stays as it is."""
 
-    def delete_old(self, section: Section, policy: RetentionPolicy, now: datetime, limit: int) -> Deleted:
-        """Delete at most ``limit`` old rows. For cleanup: across tenants.
+    def delete_old(
+        self,
+        section: Section,
+        policy: RetentionPolicy,
+        now: datetime,
+        limit: int,
+        since: Reached = FROM_THE_START,
+    ) -> Deleted:
+        """Delete at most ``limit`` old rows, from ``since``, where the batch before it has left off: behind it are
+        only rows that were locked by somebody, which go with the next cleanup. For cleanup: across tenants.
 
         The terminal and hold conditions are part of the DELETE itself. A deleted result leaves its row without
         the body, as the receipt that answers 410; events are deleted from the front of each job's log. A job goes

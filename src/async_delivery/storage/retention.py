@@ -30,7 +30,7 @@ from sqlalchemy.sql.expression import ClauseElement
 
 from async_delivery.domain.retention import RetentionPolicy, SectionCount
 from async_delivery.storage import cells, retention_jobs
-from async_delivery.storage.contract import Deleted, RetentionCount
+from async_delivery.storage.contract import Deleted, Reached, RetentionCount
 from async_delivery.storage.dialects import ONE, ZERO, AnySelect, byte_length, is_one_of, param, valid_instant
 from async_delivery.storage.tables import (
     HAS_EVENTS,
@@ -187,9 +187,9 @@ def past_their_time(own_ttl: ColumnElement[int], until: str) -> list[ColumnEleme
 
 def _old_results(own_ttl: ColumnElement[int], until: str) -> AnySelect:
     return (
-        select(results.c.result_key, results.c.org_id, results.c.size_bytes, results.c.job_id)
+        select(results.c.result_key, results.c.org_id, results.c.size_bytes, results.c.job_id, _CLOCK)
         .join_from(jobs, results, results.c.job_id == jobs.c.job_id)
-        .where(*past_their_time(own_ttl, until))
+        .where(*past_their_time(own_ttl, until), param("since") <= _CLOCK)
         .order_by(_CLOCK)
         .limit(param("at_most"))
         .offset(ZERO)
@@ -202,13 +202,16 @@ OLD_RESULTS = _old_results(ZERO, "cutoff")
 OLD_RESULTS_OF_OWN_TTL = _old_results(ONE, "now")
 
 # Every condition again, in the statement that deletes. IS_ENDED and not HAS_RESULTS: with the predicate of the
-# index, SQLite would rather walk all old jobs in it than look up these few.
-_OLD_OF_THESE_RESULTS = (
-    select(results.c.result_key)
+# index, SQLite would rather walk all old jobs in it than look up these few. OFFSET, here and below: without it
+# PostgreSQL would make a join of it, and read the whole table for a batch.
+_IS_OLD = exists(
+    select(ONE)
     .join_from(results, jobs, results.c.job_id == jobs.c.job_id)
-    .where(is_one_of(results.c.result_key, param("the_keys")), text(IS_ENDED), not_(_HELD), _RESULT_OLD)
+    .where(results.c.result_key == result_bodies.c.result_key, text(IS_ENDED), not_(_HELD), _RESULT_OLD)
+    .limit(ONE)
+    .offset(ZERO)
 )
-DELETE_BODIES = delete(result_bodies).where(result_bodies.c.result_key.in_(_OLD_OF_THESE_RESULTS))
+DELETE_BODIES = delete(result_bodies).where(is_one_of(result_bodies.c.result_key, param("the_keys")), _IS_OLD)
 MARK_DELETED = (
     update(results).where(is_one_of(results.c.result_key, param("the_keys"))).values(deleted_at=param("now"))
 )
@@ -216,25 +219,34 @@ FORGET_RESULTS = (
     update(jobs)
     .where(
         is_one_of(jobs.c.job_id, param("the_job_ids")),
-        ~exists(select(ONE).where(results.c.job_id == jobs.c.job_id, results.c.deleted_at.is_(None))),
+        ~exists(select(ONE).where(_RESULTS_OF).limit(ONE).offset(ZERO)),
     )
     .values(results_kept=ZERO)
 )
 
 
-def delete_results(tx: SqlReader, policy: RetentionPolicy, now: datetime, limit: int) -> Deleted:
+def delete_results(
+    tx: SqlReader, policy: RetentionPolicy, now: datetime, limit: int, since: Reached
+) -> Deleted:
     """Delete the bodies of at most ``limit`` old results and mark their rows; see ``Transaction.delete_old``."""
     times = {"now": cells.to_micros(now), "cutoff": cells.to_micros(policy.results_cutoff(now))}
     old: list[Sequence[Any]] = []
-    for statement in (OLD_RESULTS, OLD_RESULTS_OF_OWN_TTL):
-        if len(old) < limit:
-            old += tx.run(statement, {**times, "at_most": limit - len(old)}).fetchall()
+    reached = list(since)
+    for place, statement in enumerate((OLD_RESULTS, OLD_RESULTS_OF_OWN_TTL)):
+        if len(old) == limit:
+            break
+        found = tx.run(statement, {**times, "since": since[place], "at_most": limit - len(old)}).fetchall()
+        if found:
+            old += found
+            reached[place] = found[-1][4]
     params = {**times, "the_keys": tx.list_param([row[0] for row in old])}
     tx.run(DELETE_BODIES, params)
     tx.run(MARK_DELETED, params)
     tx.run(FORGET_RESULTS, {"the_job_ids": tx.list_param(list(dict.fromkeys(row[3] for row in old)))})
     tenants = Counter(row[1] for row in old)
-    return Deleted(len(old), sum(row[2] for row in old), dict(tenants), more=len(old) >= limit)
+    return Deleted(
+        len(old), sum(row[2] for row in old), dict(tenants), len(old) >= limit, (reached[0], reached[1])
+    )
 
 
 # ---------------------------------------------------------------- deleting events
@@ -242,10 +254,11 @@ _HAS_VALID_EVENT = exists(
     select(ONE).where(events.c.job_id == jobs.c.job_id, valid_instant(events.c.occurred_at))
 )
 OLD_LOGS = (
-    select(jobs.c.job_id, jobs.c.org_id, jobs.c.event_seq)
+    select(jobs.c.job_id, jobs.c.org_id, jobs.c.event_seq, jobs.c.finished_at)
     .where(
         text(HAS_EVENTS),
         jobs.c.held == ZERO,
+        jobs.c.finished_at >= param("since"),
         jobs.c.finished_at <= param("cutoff"),
         valid_instant(jobs.c.finished_at),
         _HAS_VALID_EVENT,
@@ -280,7 +293,7 @@ FORGET_EVENTS = (
     update(jobs)
     .where(
         is_one_of(jobs.c.job_id, param("the_job_ids")),
-        ~exists(select(ONE).where(events.c.job_id == jobs.c.job_id)),
+        ~exists(select(ONE).where(_EVENTS_OF).limit(ONE).offset(ZERO)),
     )
     .values(events_kept=ZERO)
 )
@@ -290,19 +303,20 @@ _NO_BOUND = 2**31 - 1
 _SHORTEST_LOG = 3
 
 
-def delete_events(tx: SqlReader, policy: RetentionPolicy, now: datetime, limit: int) -> Deleted:
+def delete_events(
+    tx: SqlReader, policy: RetentionPolicy, now: datetime, limit: int, since: Reached
+) -> Deleted:
     """Delete at most ``limit`` old events, whole logs where they fit; see ``Transaction.delete_old``."""
     cutoff = cells.to_micros(policy.events_cutoff(now))
-    at_most = max(1, limit // _SHORTEST_LOG)
-    old = tx.run(OLD_LOGS, {"cutoff": cutoff, "at_most": at_most}).fetchall()
-    if not old:
+    logs, more = _fitting_logs(tx, cutoff, limit, since)
+    if not logs:
         return Deleted(0, 0, {}, more=False)
-    chosen, up_to = _fitting(tx, old, limit)
-    params = {"the_job_ids": tx.list_param(chosen), "cutoff": cutoff, "up_to_seq": up_to}
+    up_to = _NO_BOUND if logs[0][2] <= limit else _nth_event(tx, logs[0][0], limit)
+    params = {"the_job_ids": tx.list_param([row[0] for row in logs]), "cutoff": cutoff, "up_to_seq": up_to}
     measured = tx.run(MEASURE_EVENTS, params).fetchall()
     count = tx.run(DELETE_EVENTS, params).rowcount
     tx.run(FORGET_EVENTS, params)
-    owners = {job_id: org_id for job_id, org_id, _ in old}
+    owners = {row[0]: row[1] for row in logs}
     tenants: Counter[str] = Counter()
     for job_id, events_of_job, _ in measured:
         tenants[owners[job_id]] += events_of_job
@@ -310,21 +324,26 @@ def delete_events(tx: SqlReader, policy: RetentionPolicy, now: datetime, limit: 
         count,
         int(sum(size for _, _, size in measured)),
         dict(tenants),
-        more=len(chosen) < len(old) or len(old) == at_most or up_to != _NO_BOUND,
+        more or up_to != _NO_BOUND,
+        (logs[-1][3], since[1]),
     )
 
 
-def _fitting(tx: SqlReader, old: Sequence[Sequence[Any]], limit: int) -> tuple[list[str], int]:
-    """The first logs that hold at most ``limit`` events together; or the first alone, and how far it may be cut."""
-    chosen: list[str] = []
+def _fitting_logs(tx: SqlReader, cutoff: int, limit: int, since: Reached) -> tuple[list[Sequence[Any]], bool]:
+    """The first jobs whose logs hold at most ``limit`` events together, or the first alone; and whether there may be
+    more. No further than that is looked, or locked."""
+    at_most = max(1, limit // _SHORTEST_LOG)
+    fitting: list[Sequence[Any]] = []
     room = limit
-    for job_id, _, event_seq in old:
-        if event_seq > room:
-            break
-        room -= event_seq
-        chosen.append(job_id)
-    if chosen:
-        return chosen, _NO_BOUND
-    job_id = old[0][0]
-    last = tx.run(NTH_EVENT, {"the_job_id": job_id, "skipped": limit - 1}).fetchone()
-    return [job_id], last[0] if last else _NO_BOUND
+    for row in tx.stream(OLD_LOGS, {"cutoff": cutoff, "since": since[0], "at_most": at_most}):
+        room -= row[2]
+        if fitting and room < 0:
+            return fitting, True
+        fitting.append(row)
+    return fitting, len(fitting) == at_most
+
+
+def _nth_event(tx: SqlReader, job_id: str, number: int) -> int:
+    """The ``event_seq`` of the ``number``-th event that a log still has; without a bound if it has fewer."""
+    found = tx.run(NTH_EVENT, {"the_job_id": job_id, "skipped": number - 1}).fetchone()
+    return found[0] if found else _NO_BOUND

@@ -29,7 +29,7 @@ from sqlalchemy import (
 from async_delivery.domain.retention import RetentionPolicy, SectionCount
 from async_delivery.domain.tenant import OrgId
 from async_delivery.storage import cells
-from async_delivery.storage.contract import Deleted
+from async_delivery.storage.contract import Deleted, Reached
 from async_delivery.storage.dialects import ONE, ZERO, AnySelect, byte_length, is_one_of, param, valid_instant
 from async_delivery.storage.tables import (
     HAS_EVENTS,
@@ -56,6 +56,7 @@ _NEVER = cells.MIN_INSTANT - 1
 
 _DATED = valid_instant(jobs.c.finished_at)
 _OLD = (jobs.c.finished_at <= param("jobs_cutoff"), _DATED)
+_FROM_THERE = jobs.c.finished_at >= param("since")
 # When its results are over, as the index has it.
 _OVER_AT: ColumnElement[int] = literal_column(f"({RESULTS_CLOCK})")
 _OWN_TTL = jobs.c.ttl_requested == ONE
@@ -94,8 +95,8 @@ _INPUT_SIZE = (
 )
 
 OLD_JOBS = (
-    select(jobs.c.job_id, jobs.c.org_id, _SIZE, _INPUT, _INPUT_SIZE)
-    .where(text(IS_EMPTIED), jobs.c.held == ZERO, *_OLD, *_EMPTY)
+    select(jobs.c.job_id, jobs.c.org_id, _SIZE, _INPUT, _INPUT_SIZE, jobs.c.finished_at)
+    .where(text(IS_EMPTIED), jobs.c.held == ZERO, _FROM_THERE, *_OLD, *_EMPTY)
     .order_by(jobs.c.finished_at)
     .limit(param("at_most"))
     .offset(ZERO)
@@ -117,12 +118,14 @@ DELETE_JOBS = (
 )
 
 
-def delete_jobs(tx: SqlTransaction, policy: RetentionPolicy, now: datetime, limit: int) -> Deleted:
+def delete_jobs(
+    tx: SqlTransaction, policy: RetentionPolicy, now: datetime, limit: int, since: Reached
+) -> Deleted:
     """Delete at most ``limit`` old jobs, with all that belongs to them; see ``Transaction.delete_old``."""
     cutoff = policy.jobs_cutoff(now)
     if cutoff is None:
         return Deleted(0, 0, {}, more=False)
-    at_most = {"jobs_cutoff": cells.to_micros(cutoff), "at_most": limit}
+    at_most = {"jobs_cutoff": cells.to_micros(cutoff), "since": since[0], "at_most": limit}
     found = tx.run(OLD_JOBS, at_most).fetchall()
     chosen = _fitting(found)
     if not chosen:
@@ -137,7 +140,8 @@ def delete_jobs(tx: SqlTransaction, policy: RetentionPolicy, now: datetime, limi
         len(rows),
         sum(int(row[2]) for row in rows) + freed,
         dict(Counter(row[1] for row in rows)),
-        more=len(found) >= limit or len(chosen) < len(found),
+        len(found) >= limit or len(chosen) < len(found),
+        (chosen[-1][5], since[1]),
     )
 
 

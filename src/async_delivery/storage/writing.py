@@ -30,11 +30,13 @@ from async_delivery.storage import (
 )
 from async_delivery.storage import statements as sql
 from async_delivery.storage.contract import (
+    FROM_THE_START,
     IDEMPOTENCY_TTL_SECONDS,
     UNNAMED_INPUT_TTL_SECONDS,
     Deleted,
     IdempotencyRecord,
     InputFile,
+    Reached,
     Renewal,
     Section,
     Signal,
@@ -260,12 +262,19 @@ class SqlTransaction(SqlReader):
         ).rowcount:
             raise NotFoundError("job")
 
-    def delete_old(self, section: Section, policy: RetentionPolicy, now: datetime, limit: int) -> Deleted:
+    def delete_old(
+        self,
+        section: Section,
+        policy: RetentionPolicy,
+        now: datetime,
+        limit: int,
+        since: Reached = FROM_THE_START,
+    ) -> Deleted:
         if section is Section.RESULTS:
-            return retention.delete_results(self, policy, now, limit)
+            return retention.delete_results(self, policy, now, limit, since)
         if section is Section.EVENTS:
-            return retention.delete_events(self, policy, now, limit)
-        return retention_jobs.delete_jobs(self, policy, now, limit)
+            return retention.delete_events(self, policy, now, limit, since)
+        return retention_jobs.delete_jobs(self, policy, now, limit, since)
 
     def record_cleanup(self, run: CleanupRun) -> None:
         cleanup_runs.record(self, run)
