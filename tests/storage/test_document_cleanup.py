@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,8 +21,6 @@ from async_delivery.storage.conversion import only_one
 from async_delivery.storage.document import Document
 from async_delivery.storage.document_cleanup import DocumentCleanup, StoppedError
 from async_delivery.storage.document_going import cuts_of
-from async_delivery.storage.document_index import Place
-from async_delivery.storage.document_scan import members
 from async_delivery.wiring.cleaning import clean_up
 from tests.domain.support import NOON
 from tests.storage import documents
@@ -97,12 +96,17 @@ def test_what_goes_is_cut_out_and_every_other_byte_stays(tmp_path: Path) -> None
 @given(st.lists(st.booleans(), max_size=6), st.sampled_from(["", " ", "\n  "]))
 def test_whatever_goes_what_is_left_is_an_object_of_the_others(going: list[bool], space: str) -> None:
     inside = ",".join(f'{space}"{number}":{space}[{number}]{space}' for number in range(len(going)))
-    data = f"{{{inside}{space}}}".encode()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "d.json")
+        path.write_text(f'{{"schema_version":5,"jobs":{{}},"results":{{{inside}{space}}}}}')
+        with Document(path) as document:
+            place = document.sections.places["results"]
+            data = document.raw(place)
 
-    cuts = cuts_of(Place(0, len(data)), members(data, 0), lambda member: going[int(member.key)])
+            cuts = cuts_of(place, document.section("results"), lambda member: going[int(member.key)])
 
     for start, end in reversed(cuts):
-        data = data[:start] + data[end:]
+        data = data[: start - place.start] + data[end - place.start :]
     assert json.loads(data) == {str(number): [number] for number, goes in enumerate(going) if not goes}
 
 

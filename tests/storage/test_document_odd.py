@@ -16,6 +16,8 @@ from async_delivery.domain.account import Kind, Verdict
 from async_delivery.domain.canonical import canonical_json
 from async_delivery.domain.errors import NotSerializableError
 from async_delivery.storage.cells import canonical_of_parsed
+from async_delivery.storage.document import Document
+from async_delivery.storage.document_index import Place
 from tests.storage.documents import Json, at, exported, taken_in, whole, written
 from tests.storage.support import sqlite_store
 
@@ -103,6 +105,36 @@ def records(document: Json) -> Counter[Kind]:
     for given_events in document["events"].values():
         count[Kind.EVENTS] += len(given_events) if isinstance(given_events, list) else 1
     return count
+
+
+# Also what looks like the end of a record, and what only one of two parsers takes.
+TRICKY = st.recursive(
+    st.sampled_from([1, 2**70, float("nan"), "}", "\n    }", '},\n"', "]\n", "\ud800", '\\"']),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("ab}\n"), inner, max_size=3),
+    max_leaves=6,
+)
+LAYOUTS = st.sampled_from([None, 0, 2, 4])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(TRICKY, LAYOUTS, st.sampled_from(["", " ", "\n", "\n    "])), max_size=8))
+def test_however_records_are_laid_out_each_is_found_where_it_ends(given_: Any) -> None:
+    texts = [json.dumps(value, indent=layout).replace("\n", "\n    ") for value, layout, _ in given_]
+    inside = ",".join(
+        f'{space}"{number}":{text}'
+        for number, (text, (*_, space)) in enumerate(zip(texts, given_, strict=True))
+    )
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name, "d.json")
+        path.write_text(f'{{"schema_version":5,"jobs":{{}},\n  "notifications": {{{inside}\n  }}\n}}\n')
+
+        with Document(path) as document:
+            found = [
+                (member.key, document.raw(Place(member.start, member.end)).decode())
+                for member in document.section("notifications")
+            ]
+
+    assert found == [(str(number), text) for number, text in enumerate(texts)]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -22,16 +22,16 @@ import orjson
 from async_delivery.domain.account import Kind
 from async_delivery.domain.canonical import MAX_DEPTH
 from async_delivery.domain.errors import StoreFileError
-from async_delivery.storage.document_index import Index, Place, Stray
+from async_delivery.storage.document_index import Index, Listing, Place, Stray
 from async_delivery.storage.document_scan import (
     HELD_BYTES,
     Buffer,
+    Ending,
     Member,
     ScanError,
     elements,
     hand_back,
     inside_object,
-    members,
     more_members,
     next_key,
     nothing_follows,
@@ -92,6 +92,7 @@ class Document:
         try:
             self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
             self._index = Index()
+            self._listings: dict[str, Listing] = {}
             self.sections = self._read_top()
             self.schema_version = self._version()
             self._settle()
@@ -185,9 +186,7 @@ class Document:
 
     def section(self, name: str) -> Iterator[Member]:
         """The members of a section as they lie in the file."""
-        if name not in self.sections.places:
-            return iter(())
-        return members(self.buffer, self.sections.places[name].start)
+        return iter(self._listings.get(name, ()))
 
     def unchanged(self) -> bool:
         """True while the path still names the file that was opened, as it was then."""
@@ -204,7 +203,7 @@ class Document:
         places: dict[str, Place] = {}
         others: list[str] = []
         while more:
-            name, start = next_key(buffer, position)
+            name, _, start = next_key(buffer, position)
             if name in places or name in others:
                 raise StoreFileError(
                     f"{self.path}: damaged: {name[:60]!r} is there twice; restore it from a backup"
@@ -214,7 +213,7 @@ class Document:
                 places[name] = Place(start, end)
             else:
                 end = value_end(buffer, start)
-                self._load(Member(name, start, start, end))
+                self._load(Place(start, end))
                 if name == "schema_version":
                     places[name] = Place(start, end)
                 else:
@@ -237,14 +236,29 @@ class Document:
                 f"{self.path}: damaged or not a store: {name!r} is no object; restore it from a backup, or name the"
                 " right file"
             )
-        scan = members(buffer, start)
-        enter = self._index.enter(name)
-        while True:
+        enter, listing, ending = self._index.enter(name), Listing(), Ending()
+        self._listings[name] = listing
+        position, more = inside_object(buffer, start)
+        while more:
+            key, at, begin = next_key(buffer, position)
+            end, value = self._record(begin, ending)
+            member = Member(key, at, begin, end)
+            listing.add(member)
+            enter(member, value)
+            position, more = more_members(buffer, end)
+        return position
+
+    def _record(self, start: int, ending: Ending) -> tuple[int, Any]:
+        """The place behind a record, and its value."""
+        buffer = self.buffer
+        if end := ending.guess(buffer, start):
             try:
-                member = next(scan)
-            except StopIteration as done:
-                return int(done.value)
-            enter(member, self._load(member))
+                return end, orjson.loads(self.raw(Place(start, end)))
+            except orjson.JSONDecodeError:
+                ending.wrong()
+        end = value_end(buffer, start)
+        ending.learn(buffer, start, end)
+        return end, self._load(Place(start, end))
 
     def _version(self) -> int:
         place = self.sections.places.get("schema_version")
@@ -283,14 +297,14 @@ class Document:
             (f"{job_id}#{number}", Place(each.start, each.end)) for number, each in enumerate(found, start=1)
         ]
 
-    def _load(self, member: Member) -> Any:
-        data = self.raw(Place(member.start, member.end))
+    def _load(self, place: Place) -> Any:
+        data = self.raw(place)
         try:
             return load(data)
         except RecursionError:
             return None  # valid or not, nothing can read it: it is refused by itself later
         except ValueError as exc:
-            raise self._damaged(member.start, ended=False) from exc
+            raise self._damaged(place.start, ended=False) from exc
 
     def _hand_back(self, size: int) -> None:
         self._seen += size

@@ -8,7 +8,7 @@ receipts of results. Where the document is not clear, rows are kept.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -203,12 +203,17 @@ class DocumentCleanup:
                 for record in given
             ]
             if any(verdicts):
-                going = iter(verdicts)
-                found = elements(self._document.buffer, member.start)
-                cuts = cuts_of(place, found, lambda _, going=going: next(going))  # type: ignore[misc]
+                cuts = self._cuts_in(place, verdicts)
                 self._events_of[member.key] = cuts
                 sums.cuts += cuts
         return sums
+
+    def _cuts_in(self, place: Place, verdicts: Sequence[bool]) -> list[Place]:
+        """What to cut out of the list at ``place``, by what becomes of each of its elements."""
+        if all(verdicts):
+            return [Place(place.start + 1, place.end - 1)]
+        going = iter(verdicts)
+        return cuts_of(place, elements(self._document.buffer, place.start), lambda _: next(going))
 
     def _of_jobs(self) -> _Sums:
         """The jobs that go, and the spans of all that goes: by itself, or with its job."""

@@ -6,7 +6,8 @@ may come before the job they name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from async_delivery.domain.account import Kind
@@ -27,6 +28,23 @@ class Stray(NamedTuple):
     record_id: str
     place: Place
     why: str
+
+
+class Listing:
+    """The members of a section as they lie in the file; some 30 bytes for each, beside its key."""
+
+    def __init__(self) -> None:
+        self._keys: list[str] = []
+        self._places = array("Q")
+
+    def add(self, member: Member) -> None:
+        """The one behind those that are in it."""
+        self._keys.append(member.key)
+        self._places.extend(member[1:])
+
+    def __iter__(self) -> Iterator[Member]:
+        places = iter(self._places)
+        return map(Member, self._keys, places, places, places)
 
 
 _AGAIN = "its id comes again later in the document, and the last one counts"

@@ -7,7 +7,7 @@ one by one. The scan follows strings and brackets only; that what lies between t
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from mmap import MADV_DONTNEED, mmap
 from typing import NamedTuple
 
@@ -25,6 +25,11 @@ _SCALAR = re.compile(rb"(?:" + _STRING + rb"|[^ \t\n\r,\]\}\[\{\"]++)", re.DOTAL
 # Everything up to the next bracket that stands in no string: one step in C for each bracket.
 _BRACKET = re.compile(rb'[^"{}\[\]]*+(?:' + _STRING + rb'[^"{}\[\]]*+)*+([{}\[\]])', re.DOTALL)
 _SPACES = re.compile(_SPACE)
+# A bracket with nothing but its indentation before it.
+_LAST_LINE = re.compile(rb"\n *+[}\]]")
+# A wrong guess costs a parse of up to this much, so a section has only so many.
+_LONGEST_GUESS, _WRONG_GUESSES = 1 << 20, 64
+_CLOSING = frozenset(b"}]")
 _OPENING, _COMMA, _CLOSE_OBJECT, _CLOSE_LIST = frozenset(b"{["), ord(","), ord("}"), ord("]")
 
 
@@ -54,17 +59,6 @@ def open_object(buffer: Buffer, position: int) -> int:
     return start
 
 
-def members(buffer: Buffer, start: int) -> Generator[Member, None, int]:
-    """The members of the object that opens at ``start``, in order; returns the place behind it. Raises ScanError."""
-    position, more = inside_object(buffer, start)
-    while more:
-        key, at, value = _next_key(buffer, position)
-        end = value_end(buffer, value)
-        yield Member(key, at, value, end)
-        position, more = _after(buffer, end, _CLOSE_OBJECT)
-    return position
-
-
 def elements(buffer: Buffer, start: int) -> Iterator[Member]:
     """The elements of the list that opens at ``start``. Raises ScanError."""
     position = _inside(buffer, start)
@@ -79,13 +73,8 @@ def elements(buffer: Buffer, start: int) -> Iterator[Member]:
         position = _past_space(buffer, position)
 
 
-def next_key(buffer: Buffer, position: int) -> tuple[str, int]:
-    """The key that comes next, and the place of its value. Raises ScanError."""
-    key, _, value = _next_key(buffer, position)
-    return key, value
-
-
-def _next_key(buffer: Buffer, position: int) -> tuple[str, int, int]:
+def next_key(buffer: Buffer, position: int) -> tuple[str, int, int]:
+    """The key that comes next, its place, and the place of its value. Raises ScanError."""
     found = _KEY.match(buffer, position)
     if found is None:
         raise ScanError(position, _past_space(buffer, position) >= len(buffer))
@@ -136,6 +125,43 @@ def hand_back(buffer: Buffer) -> None:
     """Let the kernel have the pages of a map that were looked at: they would count as memory of this process."""
     if isinstance(buffer, mmap):
         buffer.madvise(MADV_DONTNEED)
+
+
+class Ending:
+    """Where the next record of a section ends, guessed by the look of the last: a program lays out all of them alike.
+
+    A guess costs one search where ``value_end`` takes a step for each bracket. It may be wrong: whoever asks parses
+    what it cuts off, and what is JSON from bracket to bracket ends nowhere else."""
+
+    def __init__(self) -> None:
+        self._mark, self._on_one_line = b"", False
+        self._chances = _WRONG_GUESSES
+
+    def guess(self, buffer: Buffer, start: int) -> int:
+        """The place behind the value at ``start``, or 0."""
+        if not self._mark or not self._chances:
+            return 0
+        found = buffer.find(self._mark, start, start + _LONGEST_GUESS)
+        if found < 0:
+            return 0
+        end = found + len(self._mark)
+        if self._on_one_line:
+            end = found - 1 if buffer[found - 1] == _COMMA else found
+        return end if end > start and buffer[end - 1] in _CLOSING else 0
+
+    def wrong(self) -> None:
+        """What was guessed last is no value."""
+        self._chances -= 1
+
+    def learn(self, buffer: Buffer, start: int, end: int) -> None:
+        """A value lies in [start, end)."""
+        last_line = buffer.rfind(b"\n", start, end)
+        self._on_one_line = last_line < 0
+        if self._on_one_line:
+            self._mark = b"\n" if buffer[end : end + 2] == b",\n" or buffer[end : end + 1] == b"\n" else b""
+        else:
+            mark = buffer[last_line:end]
+            self._mark = mark if _LAST_LINE.fullmatch(mark) else b""
 
 
 def nothing_follows(buffer: Buffer, position: int) -> bool:
