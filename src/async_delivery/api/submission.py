@@ -12,13 +12,16 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from async_delivery.api.answer import Answer, Headers
-from async_delivery.api.context import Api, json_answer
+import orjson
+
+from async_delivery.api import wire
+from async_delivery.api.answer import JSON, NO_STORE, NOSNIFF, Answer, Headers, header_block
+from async_delivery.api.context import Api
 from async_delivery.api.request import Call
-from async_delivery.api.status import job_document, retry_after
 from async_delivery.domain.errors import FieldIssue, IdempotencyInFlightError, ValidationError
 from async_delivery.domain.job import Job
 from async_delivery.engine import jobs
+from async_delivery.engine.estimates import pause_seconds
 from async_delivery.engine.jobs import Submitted
 from async_delivery.engine.submission import Submission
 from async_delivery.storage.contract import InputFile
@@ -31,6 +34,7 @@ _KNOWN: Mapping[str, frozenset[str]] = {
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z")
 _MAX_UNKNOWN = 50  # of which a refusal tells
 _KEY = re.compile(r"[\x20-\x7e]{1,255}\Z")
+_BLOCK = header_block((JSON, NOSNIFF, NO_STORE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +187,9 @@ def location(job: Job) -> tuple[bytes, bytes]:
 
 def accepted_answer(api: Api, call: Call, job: Job, applied: Headers) -> Answer:
     """202 for a job that is kept. Asks the store for typical run times now and then."""
-    document = job_document(api, job)
-    headers: Headers = [location(job), *applied]
-    if not job.status.terminal:
-        headers.append(retry_after(api, job))
-    return json_answer(
-        202,
+    document = wire.job_object(job, api.rt.clock.now())
+    document["eta_seconds"] = eta = api.estimates.eta_seconds(job)
+    body = orjson.dumps(
         {
             "ok": True,
             "accepted": True,
@@ -196,6 +197,9 @@ def accepted_answer(api: Api, call: Call, job: Job, applied: Headers) -> Answer:
             "job": document,
             "links": document["links"],
             "request_id": call.request_id,
-        },
-        headers,
+        }
     )
+    headers: Headers = [(b"content-length", b"%d" % len(body)), location(job), *applied]
+    if not job.status.terminal:
+        headers.append((b"retry-after", b"%d" % pause_seconds(eta)))
+    return Answer(202, headers, (body,), block=_BLOCK)

@@ -57,6 +57,8 @@ def job_links(job: Job, now: datetime) -> dict[str, str]:
 def job_object(job: Job, now: datetime) -> dict[str, Any]:
     """A job as the store has it; what depends on the moment (``eta_seconds``) and its events are added to it."""
     error = job.error
+    submitted_at, queued_at, updated_at = job.submitted_at, job.queued_at, job.updated_at
+    created = instant(submitted_at)
     return {
         "job_id": job.job_id,
         "correlation_id": job.correlation_id,
@@ -76,12 +78,13 @@ def job_object(job: Job, now: datetime) -> dict[str, Any]:
         "error_message": error.message if error else None,
         "retryable": error.retryable if error else None,
         "retry_hint": error.retry_hint.value if error else None,
-        "created_at": instant(job.submitted_at),
-        "queued_at": instant(job.queued_at),
+        "created_at": created,
+        # The three are one until a worker has the job.
+        "queued_at": created if queued_at is submitted_at else instant(queued_at),
         "due_at": instant(job.due_at),
         "started_at": instant(job.started_at),
         "finished_at": instant(job.finished_at),
-        "updated_at": instant(job.updated_at),
+        "updated_at": created if updated_at is submitted_at else instant(updated_at),
         "cancel_requested_at": instant(job.cancel_requested_at),
         "canceled_at": instant(job.canceled_at),
         "canceled_by": job.canceled_by,

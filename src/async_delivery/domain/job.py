@@ -32,10 +32,12 @@ class JobStatus(StrEnum):
     @property
     def terminal(self) -> bool:
         """True for completed, failed and canceled."""
-        return self in TERMINAL
+        return self in _TERMINAL
 
 
-TERMINAL = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELED})
+# A member of a small tuple is found by identity; in a set, by a hash that takes a call of Python.
+_TERMINAL = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELED)
+TERMINAL = frozenset(_TERMINAL)
 ACTIVE = frozenset({JobStatus.RUNNING, JobStatus.PARTIAL})
 
 

@@ -53,6 +53,11 @@ class Estimates:
         return None if typical is None else round(max(0.0, typical - elapsed), 1)
 
     def retry_after_seconds(self, job: Job) -> int:
-        """When it makes sense to ask again: about half of what is left, from 1 to 30 whole seconds."""
-        eta = self.eta_seconds(job)
-        return max(1, min(_LONGEST_SECONDS, math.ceil((_UNKNOWN_SECONDS if eta is None else eta) / 2)))
+        """When it makes sense to ask again for ``job``; see ``pause_seconds``."""
+        return pause_seconds(self.eta_seconds(job))
+
+
+def pause_seconds(eta_seconds: float | None) -> int:
+    """When it makes sense to ask again: about half of what is left, from 1 to 30 whole seconds."""
+    eta = _UNKNOWN_SECONDS if eta_seconds is None else eta_seconds
+    return max(1, min(_LONGEST_SECONDS, math.ceil(eta / 2)))
