@@ -145,11 +145,11 @@ class _Draft:
 
 def submit(job: Job, request: JobRequest, new_id: NewId) -> Change:
     """Accept a job. ``job`` is fresh: queued, no events, no attempt."""
-    draft = _Draft(job, None, job.submitted_at, new_id)
-    draft.say(
-        EventType.QUEUED, ActorType.TENANT, **({"retry_of": job.retry_of} if job.retry_of is not None else {})
+    payload = {} if job.retry_of is None else {"retry_of": job.retry_of}
+    queued = Event(
+        new_id(), job.org_id, job.job_id, 1, EventType.QUEUED, job.submitted_at, ActorType.TENANT, payload
     )
-    return draft.done(request=request)
+    return Change(evolve(job, event_seq=1), None, (queued,), request=request)
 
 
 def claim(
