@@ -168,14 +168,19 @@ _SETTERS = tuple(_SET.values())
 
 
 def evolve(job: Job, **changes: Any) -> Job:
-    """``job`` with ``changes``: what ``dataclasses.replace`` does, in less than half its time. Each job takes five such
+    """``job`` with ``changes``: what ``dataclasses.replace`` does, in less than half its time. Each job takes three such
     steps, most of them on the one thread that writes. Raises KeyError for what is no field."""
     made = object.__new__(Job)
     for put, value in zip(_SETTERS, _READ(job), strict=True):
         put(made, value)
-    for name, value in changes.items():
-        _SET[name](made, value)
+    amend(made, changes)
     return made
+
+
+def amend(job: Job, changes: Mapping[str, Any]) -> None:
+    """Change ``job`` itself, which nobody else may have seen yet. Raises KeyError for what is no field."""
+    for name, value in changes.items():
+        _SET[name](job, value)
 
 
 class AttemptOutcome(StrEnum):

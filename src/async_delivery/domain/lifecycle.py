@@ -29,6 +29,7 @@ from async_delivery.domain.job import (
     JobStatus,
     Lease,
     ResultId,
+    amend,
     evolve,
 )
 from async_delivery.domain.notification import Notification
@@ -94,7 +95,10 @@ class RetryRule:
 
 @dataclass(slots=True)
 class _Draft:
-    """Collects what follows from one transition, numbering events on the way."""
+    """Collects what follows from one transition, numbering events on the way.
+
+    job   as it is so far: a copy that is changed in place until it is handed out
+    """
 
     job: Job
     before: Job | None
@@ -102,14 +106,18 @@ class _Draft:
     new_id: NewId
     events: list[Event] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.job = evolve(self.job)
+
     def move(self, status: JobStatus, **changes: Any) -> None:
         if status is not self.job.status and status not in TRANSITIONS[self.job.status]:
             raise ConflictError(f"job {self.job.job_id} is {self.job.status} and cannot become {status}")
-        self.job = evolve(self.job, status=status, updated_at=self.now, **changes)
+        changes["status"], changes["updated_at"] = status, self.now
+        amend(self.job, changes)
 
     def say(self, event_type: EventType, actor: ActorType, **payload: Any) -> None:
         seq = self.job.event_seq + 1
-        self.job = evolve(self.job, event_seq=seq)
+        amend(self.job, {"event_seq": seq})
         self.events.append(
             Event(
                 event_id=self.new_id(),
