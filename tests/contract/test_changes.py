@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -127,4 +128,27 @@ def test_several_changes_of_one_job_fit_in_one_write(house: House) -> None:
     done = house.store.write(write)
 
     assert house.stored(job) == done
+    assert house.violations() == []
+
+
+def test_a_change_leaves_alone_what_it_does_not_change(house: House) -> None:
+    job = house.running()
+    until = house.now + timedelta(seconds=99)
+
+    def write(tx: Transaction) -> Job:
+        stored = tx.lock_job(job.org_id, job.job_id)
+        tx.renew_leases("worker-a", {job.job_id: fence_of(job)}, until)
+        tx.set_hold(job.org_id, job.job_id, held=True)
+        change = lifecycle.publish_partial(stored, fence_of(job), seal(1), house.now, house.new_id)
+        tx.save(change)
+        return change.job
+
+    partial = house.store.write(write)
+
+    stored = house.stored(job)
+    assert stored.lease is not None
+    assert stored.lease.expires_at == until
+    assert stored.held
+    assert replace(stored, lease=partial.lease, held=False) == partial
+    assert house.complete(stored) == house.stored(job)
     assert house.violations() == []

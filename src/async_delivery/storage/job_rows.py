@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -20,7 +22,6 @@ from async_delivery.storage.cells import (
     Row,
     instant,
     optional_instant,
-    optional_micros,
     to_json_text,
     to_micros,
 )
@@ -175,43 +176,92 @@ _STATUS: Mapping[str, JobStatus] = {str(status): status for status in JobStatus}
 _PRIORITY: Mapping[int, Priority] = {int(priority): priority for priority in Priority}
 
 
-def moving_columns(job: Job, place: int | None, results_kept: int) -> dict[str, Any]:
-    """The columns a transition may change. ``held`` is not among them: a hold put on meanwhile must survive."""
-    error, lease = job.error, job.lease
-    return {
-        "status": job.status.value,
-        "queued_at": to_micros(job.queued_at),
-        "updated_at": to_micros(job.updated_at),
-        "progress_percent": job.progress_percent,
-        "stage": job.stage,
-        "message": job.message,
-        "partial_count": job.partial_count,
-        "error_count": job.error_count,
-        "attempt": job.attempt,
-        "result_id": job.result_id,
-        "event_seq": job.event_seq,
-        "result_seq": job.result_seq,
-        "error_code": error.code if error else None,
-        "error_message": error.message if error else None,
-        "error_retryable": int(error.retryable) if error else None,
-        "due_at": optional_micros(job.due_at),
-        "started_at": optional_micros(job.started_at),
-        "finished_at": optional_micros(job.finished_at),
-        "lease_worker_id": lease.worker_id if lease else None,
-        "lease_token": lease.token if lease else None,
-        "lease_expires_at": to_micros(lease.expires_at) if lease else None,
-        "cancel_requested_at": optional_micros(job.cancel_requested_at),
-        "canceled_at": optional_micros(job.canceled_at),
-        "canceled_by": job.canceled_by,
-        "cancel_reason": job.cancel_reason,
-        "place": place,
-        "results_kept": results_kept,
-    }
+Columns = dict[str, Any]
 
 
-def new_job_columns(job: Job, place: int | None, events_kept: int) -> dict[str, Any]:
+def _put_error(columns: Columns, error: Failure | None) -> None:
+    columns["error_code"] = error.code if error else None
+    columns["error_message"] = error.message if error else None
+    columns["error_retryable"] = int(error.retryable) if error else None
+
+
+def _put_lease(columns: Columns, lease: Lease | None) -> None:
+    columns["lease_worker_id"] = lease.worker_id if lease else None
+    columns["lease_token"] = lease.token if lease else None
+    columns["lease_expires_at"] = to_micros(lease.expires_at) if lease else None
+
+
+def _put_as_it_is(name: str) -> Callable[[Columns, Any], None]:
+    def put(columns: Columns, value: Any) -> None:
+        columns[name] = value
+
+    return put
+
+
+def _put_instant(name: str) -> Callable[[Columns, datetime | None], None]:
+    def put(columns: Columns, at: datetime | None) -> None:
+        columns[name] = None if at is None else to_micros(at)
+
+    return put
+
+
+def _put_status(columns: Columns, status: JobStatus) -> None:
+    columns["status"] = status.value
+
+
+# What a transition may change, and the columns it is kept in. ``held`` is not among them: a hold put on meanwhile must
+# survive.
+_MOVING: Mapping[str, Callable[[Columns, Any], None]] = {
+    "status": _put_status,
+    "lease": _put_lease,
+    "error": _put_error,
+    **{
+        name: _put_instant(name)
+        for name in (
+            "queued_at",
+            "updated_at",
+            "due_at",
+            "started_at",
+            "finished_at",
+            "cancel_requested_at",
+            "canceled_at",
+        )
+    },
+    **{
+        name: _put_as_it_is(name)
+        for name in (
+            "progress_percent",
+            "stage",
+            "message",
+            "partial_count",
+            "error_count",
+            "attempt",
+            "result_id",
+            "event_seq",
+            "result_seq",
+            "canceled_by",
+            "cancel_reason",
+        )
+    },
+}
+_PUTS = tuple(_MOVING.values())
+_READ = attrgetter(*_MOVING)
+
+
+def moved_columns(job: Job, before: Job) -> Columns:
+    """The columns in which ``job`` is not ``before`` any more."""
+    columns: Columns = {}
+    for put, now, was in zip(_PUTS, _READ(job), _READ(before), strict=True):
+        if now is not was and now != was:
+            put(columns, now)
+    return columns
+
+
+def new_job_columns(job: Job, place: int | None, events_kept: int) -> Columns:
     """All columns of a job that is entered."""
-    columns = moving_columns(job, place, results_kept=0)
+    columns: Columns = {}
+    for put, value in zip(_PUTS, _READ(job), strict=True):
+        put(columns, value)
     columns.update(
         job_id=job.job_id,
         org_id=job.org_id,
@@ -228,6 +278,8 @@ def new_job_columns(job: Job, place: int | None, events_kept: int) -> dict[str, 
         retry_of=job.retry_of,
         traceparent=job.traceparent,
         held=int(job.held),
+        place=place,
+        results_kept=0,
         events_kept=events_kept,
     )
     return columns

@@ -14,6 +14,7 @@ from sqlalchemy import (
     ColumnElement,
     Insert,
     Table,
+    Update,
     case,
     delete,
     exists,
@@ -80,41 +81,6 @@ SEE_JOB = FIND_JOB.add_columns(
     select(func.min(events.c.event_seq)).where(events.c.job_id == jobs.c.job_id).scalar_subquery()
 )
 
-# What may change while a job keeps its lease and is not ended: no index knows any of these columns, and SQLite
-# rewrites an index entry whenever its column is in the SET, changed or not.
-_REPORTED = (
-    "updated_at",
-    "progress_percent",
-    "stage",
-    "message",
-    "partial_count",
-    "result_id",
-    "event_seq",
-    "result_seq",
-    "cancel_requested_at",
-    "canceled_by",
-    "cancel_reason",
-)
-_MOVING = (
-    *_REPORTED,
-    "status",
-    "queued_at",
-    "error_count",
-    "attempt",
-    "error_code",
-    "error_message",
-    "error_retryable",
-    "due_at",
-    "started_at",
-    "finished_at",
-    "lease_worker_id",
-    "lease_token",
-    "lease_expires_at",
-    "canceled_at",
-    "place",
-    "results_kept",
-)
-
 INSERT_JOB = _enter(jobs, [*job_rows.JOB_COLUMNS, "place", "results_kept", "events_kept"])
 
 
@@ -128,12 +94,16 @@ def _unmoved() -> list[ColumnElement[bool]]:
     ]
 
 
-MOVE_JOB = update(jobs).where(*_unmoved()).values({name: param(name) for name in _MOVING})
-REPORT_JOB = (
-    update(jobs)
-    .where(*_unmoved(), jobs.c.status == param("was_status"))
-    .values({name: param(name) for name in _REPORTED})
-)
+@cache
+def move_job(columns: tuple[str, ...]) -> Update:
+    """The statement for a change of these columns: SQLite rewrites an index entry whenever its column is in the SET,
+    changed or not, and every parameter is handed over one by one."""
+    where = _unmoved()
+    if "status" not in columns:
+        where.append(jobs.c.status == param("was_status"))
+    return update(jobs).where(*where).values({name: param(name) for name in columns})
+
+
 HOLD_JOB = update(jobs).where(*_one_of(jobs, "job_id")).values(held=param("held"))
 DELETE_JOB = delete(jobs).where(*_one_of(jobs, "job_id"))
 

@@ -128,18 +128,21 @@ class SqlTransaction(SqlReader):
 
     def _moving(self, change: Change, before: Job) -> Write:
         job = change.job
-        queued = job.status is JobStatus.QUEUED and job.due_at is None
-        columns = job_rows.moving_columns(
-            job, self.next_place(job.org_id) if queued else None, int(job.result_seq > 0)
-        )
+        columns = job_rows.moved_columns(job, before)
+        columns["event_seq"] = job.event_seq
+        queued = job.status is JobStatus.QUEUED
+        if queued or before.status is JobStatus.QUEUED:
+            columns["place"] = self.next_place(job.org_id) if queued and job.due_at is None else None
+        if job.result_seq > before.result_seq == 0:
+            columns["results_kept"] = 1
+        statement = sql.move_job(tuple(columns))
         columns["the_job_id"] = job.job_id
         columns["the_org_id"] = job.org_id
         columns["was_event_seq"] = before.event_seq
         columns["was_attempt"] = before.attempt
         columns["was_lease_token"] = before.lease.token if before.lease else None
         columns["was_status"] = before.status.value
-        reported = job.lease is not None and job.lease is before.lease and job.status is before.status
-        return (sql.REPORT_JOB if reported else sql.MOVE_JOB), columns
+        return statement, columns
 
     # ------------------------------------------------------------ for workers
     def next_place(self, org_id: OrgId) -> int:
