@@ -111,6 +111,7 @@ PLANS = {
     "LOWEST_PLACE": ("jobs_in_line",),
     "LAST_PLACE_OF_TENANT": ("jobs_queued_by_tenant",),
     "LIST_FRONT": ("jobs_in_line",),
+    "LOOK_AHEAD": ("jobs_in_line", "jobs_next_of_tenant", "jobs_delayed"),
     "FIRST_TENANT": ("jobs_queued_by_tenant",),
     "NEXT_TENANT": ("jobs_queued_by_tenant",),
     "LIST_PLACES_OF_TENANT": ("jobs_queued_by_tenant",),

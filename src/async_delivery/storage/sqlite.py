@@ -17,9 +17,11 @@ from typing import TypeVar
 from sqlalchemy.sql.expression import ClauseElement
 
 from async_delivery.domain.errors import NoRoomError, UnavailableError
+from async_delivery.domain.job import Job
 from async_delivery.domain.lifecycle import Change
 from async_delivery.domain.reserve import Reserve
 from async_delivery.domain.tenant import OrgId
+from async_delivery.storage import dispatch
 from async_delivery.storage.ballast import Ballast
 from async_delivery.storage.contract import Reader, Signal, StoreInfo, Transaction
 from async_delivery.storage.dialects import Texts
@@ -51,6 +53,15 @@ class SqliteTransaction(SqliteReader, SqlTransaction):
     def _entering(self, change: Change) -> list[Write]:
         self._ballast.require_room(self._unused_bytes)
         return super()._entering(change)
+
+    def claimable(
+        self, limit: int, analyses: Sequence[str] | None, max_running_per_tenant: int | None, now: datetime
+    ) -> list[Job]:
+        if limit == 1 and max_running_per_tenant is None:
+            job = dispatch.claimable_at_once(self, analyses, now)
+            if job is not None:
+                return [job]
+        return super().claimable(limit, analyses, max_running_per_tenant, now)
 
     def add_input_chunk(self, org_id: OrgId, input_id: str, seq: int, data: bytes, now: datetime) -> None:
         self._ballast.require_room(self._unused_bytes)

@@ -190,6 +190,26 @@ LIST_FRONT = (
     .limit(param("at_most"))
     .offset(ZERO)
 )
+# The first turn, the first and the last of the analyses that its tenant waits for, and when a delay is over next.
+_OF_ITS_TENANT = jobs.alias("of_its_tenant")
+_DELAYED = jobs.alias("delayed")
+LOOK_AHEAD = (
+    select(
+        jobs.c.job_id,
+        jobs.c.org_id,
+        *(
+            select(end(_OF_ITS_TENANT.c.analysis))
+            .where(text("of_its_tenant.place IS NOT NULL"), _OF_ITS_TENANT.c.org_id == jobs.c.org_id)
+            .scalar_subquery()
+            for end in (func.min, func.max)
+        ),
+        select(func.min(_DELAYED.c.due_at)).where(text("delayed.due_at IS NOT NULL")).scalar_subquery(),
+    )
+    .where(text("jobs.place IS NOT NULL"))
+    .order_by(jobs.c.place, jobs.c.job_id)
+    .limit(ONE)
+    .offset(ZERO)
+)
 # Tenants with a line, each found by one step in the index.
 FIRST_TENANT = select(func.min(jobs.c.org_id)).where(text(IS_QUEUED))
 NEXT_TENANT = select(func.min(jobs.c.org_id)).where(text(IS_QUEUED), jobs.c.org_id > param("the_org_id"))
