@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,19 +13,24 @@ from async_delivery.domain.job import Job, JobStatus
 from async_delivery.domain.result import seal
 from async_delivery.engine import jobs, runs
 from async_delivery.engine.rescue import rescue
-from async_delivery.engine.runs import Claimer, Run
+from async_delivery.engine.runs import Claimer, Report, Run
 from async_delivery.engine.runtime import Runtime
 from async_delivery.storage.writing import SqlTransaction
-from tests.engine.support import ALPHA, BETA, claimed, submitted
+from tests.engine.support import ALPHA, BETA, claimed, published, submitted
 
 
 def completed_with_next(
-    rt: Runtime, run: Run, analyses: list[str] | None = None, log: str | None = None
+    rt: Runtime,
+    run: Run,
+    analyses: list[str] | None = None,
+    log: str | None = None,
+    *,
+    known: Job | None = None,
 ) -> tuple[Job, Run | None]:
     job = run.job
     assert job.fence is not None
     claimer = Claimer("worker-a", analyses)
-    return runs.complete_and_claim(rt, job.org_id, job.job_id, job.fence, seal({"x": 1}), claimer, log)
+    return runs.complete_and_claim(rt, job.org_id, job.job_id, job.fence, seal({"x": 1}), claimer, log, known)
 
 
 def test_a_worker_that_ends_an_attempt_gets_the_next_job_with_it(rt: Runtime) -> None:
@@ -92,3 +98,71 @@ def test_a_claim_that_fails_keeps_no_job_from_its_end(rt: Runtime, monkeypatch: 
     assert jobs.find(rt, ALPHA, done.job_id).status is JobStatus.COMPLETED
     left = jobs.find(rt, ALPHA, second.job_id)
     assert (left.status, left.attempt, left.event_seq) == (JobStatus.QUEUED, 0, 1)
+
+
+def test_a_job_that_has_not_moved_since_its_claim_ends_without_being_read(
+    rt: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted(rt)
+    run = claimed(rt)
+    assert run.job.fence is not None
+    # Neither is a move that no report of the attempt must be lost by.
+    runs.heartbeat(rt, "worker-a", {run.job.job_id: run.job.fence})
+    monkeypatch.delattr(SqlTransaction, "lock_job")
+
+    done, _ = completed_with_next(rt, run, log="printed", known=run.job)
+
+    assert jobs.find(rt, ALPHA, done.job_id) == done
+    assert (done.status, done.lease, done.event_seq) == (JobStatus.COMPLETED, None, 3)
+    assert jobs.logs(rt, ALPHA, done.job_id) == [(1, "printed")]
+
+
+def reported(rt: Runtime, run: Run) -> None:
+    job = run.job
+    assert job.fence is not None
+    runs.progress(rt, job.org_id, job.job_id, job.fence, Report(percent=40.0, stage="halfway"))
+
+
+def published_twice(rt: Runtime, run: Run) -> None:
+    published(rt, run, {"n": 1})
+    published(rt, run, {"n": 2})
+
+
+def asked_to_stop(rt: Runtime, run: Run) -> None:
+    jobs.cancel(rt, run.job.org_id, run.job.job_id, "someone", None)
+
+
+@pytest.mark.parametrize("meanwhile", [reported, published_twice, asked_to_stop])
+def test_what_has_moved_a_job_since_its_claim_is_in_its_end(
+    rt: Runtime, meanwhile: Callable[[Runtime, Run], None]
+) -> None:
+    submitted(rt)
+    run = claimed(rt)
+    meanwhile(rt, run)
+    before = jobs.find(rt, ALPHA, run.job.job_id)
+
+    done, _ = completed_with_next(rt, run, known=run.job)
+
+    assert jobs.find(rt, ALPHA, done.job_id) == done
+    assert done.status is JobStatus.COMPLETED
+    assert (done.stage, done.partial_count, done.cancel_requested_at) == (
+        before.stage,
+        before.partial_count,
+        before.cancel_requested_at,
+    )
+    assert done.result_seq == before.result_seq + 1
+    events = jobs.list_events(rt, ALPHA, done.job_id, 0, 100)
+    assert [event.event_seq for event in events] == list(range(1, before.event_seq + 2))
+
+
+def test_a_job_that_was_taken_away_is_not_ended_by_who_still_knows_it(rt: Runtime) -> None:
+    submitted(rt)
+    first = claimed(rt, "worker-b")
+    rescue(rt, alive=[])
+    second = claimed(rt, "worker-c")
+
+    with pytest.raises(LeaseLostError):
+        completed_with_next(rt, first, known=first.job)
+
+    assert jobs.find(rt, ALPHA, second.job.job_id) == second.job
+    assert jobs.list_events(rt, ALPHA, second.job.job_id, second.job.event_seq, 10) == []

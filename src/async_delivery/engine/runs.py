@@ -89,14 +89,21 @@ def _change(
     decide: Callable[[Job], Change | None],
     log: str | None = None,
     then: Callable[[Transaction], None] = lambda _tx: None,
+    known: Job | None = None,
 ) -> Change | None:
-    """Lock, ask the domain, save. ``log`` is kept with the attempt, and ``then`` done, in the same transaction."""
+    """Lock, ask the domain, save. ``log`` is kept with the attempt, and ``then`` done, in the same transaction.
+
+    known   the job as the caller saw it last: while it has not moved since, it need not be read
+    """
 
     def write(tx: Transaction) -> Change | None:
-        job = tx.lock_job(org_id, job_id)
-        change = decide(job)
-        if change is not None:
-            tx.save(change)
+        job = known
+        change = None if job is None else _unless_moved(tx, job, decide)
+        if job is None or change is None:
+            job = tx.lock_job(org_id, job_id)
+            change = decide(job)
+            if change is not None:
+                tx.save(change)
         if log:
             tx.put_log(org_id, job_id, job.attempt, storable(log))
         then(tx)
@@ -107,6 +114,17 @@ def _change(
     except LeaseLostError as exc:
         telemetry.emit("write.refused", job_id=job_id, attempt=exc.attempt)
         raise
+
+
+def _unless_moved(tx: Transaction, job: Job, decide: Callable[[Job], Change | None]) -> Change | None:
+    """The change of ``job``, saved; None, with nothing written, if the stored one has moved."""
+    try:
+        change = decide(job)
+        if change is not None:
+            tx.save(change)
+    except LeaseLostError:
+        return None
+    return change
 
 
 def progress(rt: Runtime, org_id: OrgId, job_id: JobId, fence: Fence, report: Report) -> None:
@@ -174,9 +192,11 @@ def complete_and_claim(
     body: SealedBody,
     claimer: Claimer,
     log: str | None = None,
+    known: Job | None = None,
 ) -> tuple[Job, Run | None]:
     """``complete``, and the start of the next due attempt in the same transaction, for a worker that is free then.
 
+    known   the job as it was claimed: without a report since then it is still that, and need not be read
     None where no job is due. Raises what ``complete`` raises; a claim that fails keeps no job from its end, and is
     tried again when the worker asks by itself.
     """
@@ -198,6 +218,7 @@ def complete_and_claim(
             lambda job: lifecycle.complete(job, fence, body, now, rt.new_id),
             log,
             claim_next,
+            known,
         )
     except _ClaimError:
         return complete(rt, org_id, job_id, fence, body, log), None

@@ -76,7 +76,7 @@ def complete_and_claim(
     def write() -> tuple[Job, Next | None]:
         asked_at = monotonic()
         job, run = runs.complete_and_claim(
-            rt, attempt.org_id, attempt.job_id, attempt.fence, body, claimer, log=log
+            rt, attempt.org_id, attempt.job_id, attempt.fence, body, claimer, log=log, known=attempt.run.job
         )
         return job, Next(run, asked_at) if run else None
 
