@@ -29,7 +29,6 @@ from async_delivery.domain.errors import (
     ValidationError,
 )
 from async_delivery.domain.job import JobId, ResultId
-from async_delivery.domain.result import View
 from async_delivery.domain.tenant import OrgId
 from async_delivery.engine.estimates import Estimates
 from async_delivery.engine.quota import QueueQuota
@@ -37,7 +36,7 @@ from async_delivery.engine.runtime import Runtime
 from async_delivery.ops.observer import Observer
 
 if TYPE_CHECKING:
-    from async_delivery.api.results import Head, Page, Sending
+    from async_delivery.api.results import Head, Page, PageKey, Sending
     from async_delivery.api.status import Known, Written
 
 T = TypeVar("T")
@@ -96,8 +95,8 @@ class Api:
         self.queue = QueueQuota(rt.policy.max_queued_per_tenant)
         self.estimates = Estimates(rt)
         self.waits = Waits(rt.store, draining, self.run)
-        self.heads: Memo[tuple[ResultId, ResultId, View], Head] = Memo(_MEMO_SIZE)
-        self.pages: Memo[tuple[OrgId, ResultId, View], Page] = Memo(_MEMO_SIZE, _MEMO_BYTES)
+        self.heads: Memo[tuple[ResultId, ResultId, bool], Head] = Memo(_MEMO_SIZE)
+        self.pages: Memo[PageKey, Page] = Memo(_MEMO_SIZE, _MEMO_BYTES)
         self.known_jobs: Memo[tuple[OrgId, JobId], Known] = Memo(_MEMO_SIZE)
         self.written: Memo[JobId, Written] = Memo(_MEMO_SIZE, _MEMO_BYTES)
         # Long bodies that are being sent, by tenant and result: many who read one slowly share one copy.

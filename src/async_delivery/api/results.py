@@ -30,7 +30,7 @@ INLINE_BYTES = 1 << 20
 # Longer bodies are sent in pieces, and shared by all who read them at the time.
 SHARED_BYTES = 65_536
 # How long a client may show a snapshot without asking again: no longer than a day, so that an erasure arrives.
-_MAX_AGE_SECONDS = 86_400
+_MAX_AGE = timedelta(days=1)
 _FORM = "1"  # to be changed when the answer's other members change, as a tag stands for all its bytes
 
 _NO_TAGS: frozenset[bytes] = frozenset()
@@ -54,6 +54,10 @@ class Head:
     prefix: bytes
     bare: bytes
     block: bytes
+
+
+# The tenant, the snapshot that was asked for, and whether the newest is to answer for it.
+PageKey = tuple[OrgId, ResultId, bool]
 
 
 @dataclass(slots=True, eq=False)
@@ -110,18 +114,26 @@ def short_answer(
     """The answer, where it can be had at once; else the snapshot whose body is too long for that."""
     # Asked for before anything is read: a commit from here on is one that the next request sees.
     version = api.rt.store.version()
-    page = api.pages.get((call.org_id, result_id, view))
+    # True and False stand for the views, as the hash of an enumeration's member is a call.
+    key = (call.org_id, result_id, view is View.LATEST)
+    page = api.pages.get(key)
     if page is not None and page.version == version and api.rt.clock.now() < page.until:
         call.correlated = page.correlation_id
         if is_current(page.head.etag, tags):
             return _not_modified(page)
         if page.whole is not None and call.method != "HEAD":
             return page.whole
-    return _asked(api, call, result_id, view, tags, version)
+    return _asked(api, call, result_id, view, tags, key, version)
 
 
 def _asked(
-    api: Api, call: Call, result_id: ResultId, view: View, tags: frozenset[bytes], version: bytes | None
+    api: Api,
+    call: Call,
+    result_id: ResultId,
+    view: View,
+    tags: frozenset[bytes],
+    key: PageKey,
+    version: bytes | None,
 ) -> Answer | Result:
     # Who has a tag has most likely the body too; so has who shares the copy of a long one.
     at_most = -1 if tags or call.method == "HEAD" else SHARED_BYTES
@@ -130,14 +142,17 @@ def _asked(
     page, resolved = _page(api, found, version), found.projection.resolved
     head = page.head
     if is_current(head.etag, tags):
-        _remember(api, call.org_id, found, page)
+        if version is not None:
+            api.pages.put(key, page)
         return _not_modified(page)
-    block = _block_with_length(page, resolved.size_bytes)
+    size = len(head.prefix) + resolved.size_bytes + 1
+    block = _block_with_length(page, size)
     if call.method == "HEAD":
         return Answer(200, [], block=block)
     if found.body is not None:
         answer = page.whole = Answer(200, [], (head.prefix + found.body + b"}",), block=block)
-        _remember(api, call.org_id, found, page)
+        if version is not None:
+            api.pages.put(key, page, size)
         return answer
     sending = api.sending.get((call.org_id, resolved.result_id))
     if sending is not None:
@@ -152,18 +167,11 @@ def _page(api: Api, found: results.Permalink, version: bytes | None) -> Page:
     until = resolved.expires_at
     caching = b"cache-control: private, no-cache\r\n"
     if view is View.REQUESTED or resolved.is_final:
-        left = int((until - api.rt.clock.now()).total_seconds())
-        seconds = max(0, min(left, _MAX_AGE_SECONDS))
-        caching = b"cache-control: private, max-age=%d, immutable\r\n" % seconds
-        until -= timedelta(seconds=seconds)
+        left = until - api.rt.clock.now()
+        age = _MAX_AGE if left >= _MAX_AGE else timedelta(seconds=max(0, int(left.total_seconds())))
+        caching = b"cache-control: private, max-age=%d, immutable\r\n" % age.total_seconds()
+        until -= age
     return Page(version, until, found.correlation_id, _head(api, found), caching)
-
-
-def _remember(api: Api, org_id: OrgId, found: results.Permalink, page: Page) -> None:
-    if page.version is not None:
-        asked = found.projection.requested.result_id
-        size = 0 if page.whole is None else len(page.whole.body[0])
-        api.pages.put((org_id, asked, found.projection.view), page, size)
 
 
 def _not_modified(page: Page) -> Answer:
@@ -172,8 +180,7 @@ def _not_modified(page: Page) -> Answer:
     return page.not_modified
 
 
-def _block_with_length(page: Page, body_bytes: int) -> bytes:
-    size = len(page.head.prefix) + body_bytes + 1
+def _block_with_length(page: Page, size: int) -> bytes:
     return b"%s%scontent-length: %d\r\n" % (page.head.block, page.caching, size)
 
 
@@ -185,7 +192,8 @@ def _long_answer(api: Api, call: Call, result_id: ResultId, view: View) -> Answe
 def _answer_with_body(api: Api, call: Call, result_id: ResultId, view: View) -> Answer:
     found = results.permalink(api.rt, call.org_id, result_id, view)
     page, body = _page(api, found, None), found.body or b""
-    prefix, block = page.head.prefix, _block_with_length(page, len(body))
+    prefix = page.head.prefix
+    block = _block_with_length(page, len(prefix) + len(body) + 1)
     if len(body) <= SHARED_BYTES:
         return Answer(200, [], (prefix + body + b"}",), block=block)
     sending = api.sending[call.org_id, found.projection.resolved.result_id] = Sending(body)
@@ -223,7 +231,7 @@ def is_current(tag: bytes, tags: frozenset[bytes]) -> bool:
 
 def _head(api: Api, found: results.Permalink) -> Head:
     requested, resolved, view = found.projection.requested, found.projection.resolved, found.projection.view
-    key = (requested.result_id, resolved.result_id, view)
+    key = (requested.result_id, resolved.result_id, view is View.LATEST)
     return api.heads.get(key) or api.heads.put(
         key, _new_head(requested, resolved, view, found.correlation_id)
     )
