@@ -155,15 +155,11 @@ def _clean_up(order: _Order, config_file: str | None, flags: dict[str, Any]) -> 
 
 
 def _run(order: _Order, settings: Settings, stop: Callable[[], bool]) -> RetentionReport:
-    from async_delivery.domain.retention import RetentionPolicy
     from async_delivery.wiring.cleaning import clean_up
 
-    policy = RetentionPolicy(
-        settings.results_ttl_seconds, settings.events_ttl_seconds, settings.jobs_ttl_seconds
-    )
     return clean_up(
         settings.store_file,
-        policy,
+        settings.retention,
         runner=order.runner,
         dry_run=order.dry_run,
         stop=stop,

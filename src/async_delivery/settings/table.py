@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from async_delivery.domain.duration import parse_ttl_seconds
 from async_delivery.settings.forms import (
@@ -36,6 +36,9 @@ from async_delivery.settings.forms import (
     whole,
 )
 from async_delivery.settings.schedule import HOURLY, Schedule, parse_schedule
+
+if TYPE_CHECKING:
+    from async_delivery.domain.retention import RetentionPolicy
 
 ENV_PREFIX = "ASYNC_DELIVERY_"
 
@@ -92,6 +95,13 @@ class Settings:
     log_level: str = "info"
     log_format: str | None = None
     otel: bool = False
+
+    @property
+    def retention(self) -> RetentionPolicy:
+        """How long things are kept."""
+        from async_delivery.domain.retention import RetentionPolicy  # noqa: PLC0415  only some commands need it
+
+        return RetentionPolicy(self.results_ttl_seconds, self.events_ttl_seconds, self.jobs_ttl_seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from async_delivery.domain.cleanup import (
     Runner,
 )
 from async_delivery.domain.errors import AsyncDeliveryError, StoreBusyError
-from async_delivery.domain.retention import ExitCode, RetentionPolicy, RetentionReport
+from async_delivery.domain.retention import ExitCode, RetentionReport
 from async_delivery.engine import cleanups
 from async_delivery.engine.retention import Stop, run_cleanup
 from async_delivery.engine.runtime import Runtime, SystemClock
@@ -48,9 +48,7 @@ def cleanup_chore(
     Of several servers on one store one cleans up at each time, whichever comes first; the others see that it was done.
     """
     schedule = settings.cleanup_schedule
-    policy = RetentionPolicy(
-        settings.results_ttl_seconds, settings.events_ttl_seconds, settings.jobs_ttl_seconds
-    )
+    policy = settings.retention
 
     def run_once(rt: Runtime, now: datetime) -> RetentionReport | None:
         if (lead := leads_by()) is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from async_delivery.domain.cleanup import Runner
 from async_delivery.domain.errors import StoreFileError
 from async_delivery.domain.job import JobId
-from async_delivery.domain.retention import RetentionPolicy, RetentionReport
+from async_delivery.domain.retention import RetentionReport
 from async_delivery.domain.smoke import Profile
 from async_delivery.domain.tenant import OrgId
 from async_delivery.engine.retention import run_cleanup
@@ -30,9 +30,7 @@ class StoreFileAtHand:
     def __init__(self, settings: Settings) -> None:
         self.name = str(settings.store_file)
         self._store_file = settings.store_file
-        self._policy = RetentionPolicy(
-            settings.results_ttl_seconds, settings.events_ttl_seconds, settings.jobs_ttl_seconds
-        )
+        self._policy = settings.retention
 
     def has_job(self, org_id: str, job_id: str) -> bool:
         self._must_be_here()

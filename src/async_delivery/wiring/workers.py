@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from async_delivery import __version__
-from async_delivery.domain.retention import RetentionPolicy
 from async_delivery.engine.runtime import Policy, Runtime
 from async_delivery.settings import Settings, SettingsError
 from async_delivery.wiring.analyses import refs_of
@@ -69,9 +68,7 @@ def observer_settings(
     folder: Path | None = settings.store_file.parent if rt.store.exclusive else None
     return ObserverSettings(
         version=__version__,
-        retention=RetentionPolicy(
-            settings.results_ttl_seconds, settings.events_ttl_seconds, settings.jobs_ttl_seconds
-        ),
+        retention=settings.retention,
         cleanup_interval_seconds=cleanup_interval_seconds,
         max_queued_seconds=max_queued_seconds,
         min_free_bytes=settings.ready_min_free_bytes,
