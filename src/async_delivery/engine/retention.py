@@ -105,7 +105,7 @@ def run_cleanup(
     at = now or started_at
     if dry_run:
         found = store.read(lambda reader: reader.count_retention(policy, at))
-        return _report(store_file, policy, True, at, started_at, clock.now(), found, ())
+        return report_of(store_file, policy, True, at, started_at, clock.now(), found, ())
     try:
         with store.cleanup_lock():
             if done():
@@ -145,7 +145,7 @@ def _sweep(
 
     sweep = _Sweep(store, policy, now, why_stop)
     errors = sweep.run()
-    return _report(store_file, policy, False, now, started_at, clock.now(), sweep.account(found), errors)
+    return report_of(store_file, policy, False, now, started_at, clock.now(), sweep.account(found), errors)
 
 
 class _Sweep:
@@ -223,7 +223,7 @@ def _next_limit(limit: int, seconds: float, target_seconds: float) -> int:
     return max(_SMALLEST_BATCH, min(_LARGEST_BATCH, int(limit * min(2.0, max(0.5, factor)))))
 
 
-def _report(
+def report_of(
     store_file: str,
     policy: RetentionPolicy,
     dry_run: bool,
@@ -233,6 +233,7 @@ def _report(
     found: RetentionCount,
     errors: tuple[str, ...],
 ) -> RetentionReport:
+    """What was done, or would have been; see ``RetentionReport``."""
     return RetentionReport(
         store_file=store_file,
         policy=policy,

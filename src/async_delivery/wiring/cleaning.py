@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 from async_delivery import telemetry
 from async_delivery.domain.cleanup import Runner
 from async_delivery.domain.errors import AsyncDeliveryError, StoreBusyError
 from async_delivery.domain.retention import ExitCode, RetentionPolicy, RetentionReport, SectionCount
-from async_delivery.engine.retention import Stop, run_cleanup
+from async_delivery.engine.retention import Stop, report_of, run_cleanup
 from async_delivery.engine.runtime import SystemClock
 from async_delivery.storage.contract import RetentionCount
 from async_delivery.storage.storefile import is_document
@@ -53,7 +52,8 @@ def _clean_document(
     path = documents.real_path(store_file)
 
     def report(found: RetentionCount, errors: tuple[str, ...] = ()) -> RetentionReport:
-        return _report(store_file, policy, dry_run, started_at, found, errors)
+        finished_at = SystemClock().now()
+        return report_of(str(store_file), policy, dry_run, started_at, started_at, finished_at, found, errors)
 
     if dry_run:
         with Document(path) as document:
@@ -85,29 +85,4 @@ def _nothing_deleted(found: RetentionCount) -> RetentionCount:
         events=kept(found.events),
         jobs=kept(found.jobs),
         per_tenant={},
-    )
-
-
-def _report(
-    store_file: Path,
-    policy: RetentionPolicy,
-    dry_run: bool,
-    started_at: datetime,
-    found: RetentionCount,
-    errors: tuple[str, ...],
-) -> RetentionReport:
-    return RetentionReport(
-        store_file=str(store_file),
-        policy=policy,
-        dry_run=dry_run,
-        now=started_at,
-        started_at=started_at,
-        finished_at=SystemClock().now(),
-        terminal_job_count=found.terminal_job_count,
-        active_job_count=found.active_job_count,
-        results=found.results,
-        events=found.events,
-        jobs=found.jobs,
-        per_tenant=found.per_tenant,
-        errors=errors,
     )
