@@ -7,6 +7,7 @@ the HTTP server, then workers, chores and store, so that every answer that was b
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from async_delivery.worker.supervisor import Supervisor
 
 __all__ = ["StartError", "serve_forever"]
+
+# Some megabytes at most, if all of them were garbage. Python's own figure is 700.
+_OBJECTS_BETWEEN_COLLECTIONS = 10_000
 
 
 def serve_forever(settings: Settings, tell: Callable[[str], None]) -> int:
@@ -109,6 +113,7 @@ def _serve(
     drain = _start_workers(rt, settings, supervisor, stopping, stack)
 
     def ready() -> None:
+        _spare_collector()
         telemetry.emit("server.started", version=__version__, url=url_of(sock), pid=os.getpid())
         tell(_words(settings, infos, url_of(sock)))
 
@@ -167,6 +172,16 @@ def _start_workers(
         sweeper.start()
         stack.callback(sweeper.close)
     return drain
+
+
+def _spare_collector() -> None:
+    """What the start has made stays to the end, so it need not be looked through for garbage ever again.
+
+    What requests and jobs leave behind is freed without a collector; the cycles that are its business are rare, and
+    are looked for less often. Of what a submit took this was a seventh.
+    """
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
 
 
 def _nothing() -> None:
