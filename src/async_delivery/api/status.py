@@ -6,6 +6,7 @@ A plain function from a Call to an Answer; long-polling on the way if the client
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import orjson
@@ -17,7 +18,7 @@ from async_delivery.api.request import Call, Receive
 from async_delivery.api.results import VARY, is_current, matched_tags
 from async_delivery.domain.errors import NotFoundError
 from async_delivery.domain.job import Job, JobId
-from async_delivery.domain.result import result_over
+from async_delivery.domain.result import over_at, result_over
 from async_delivery.domain.tenant import OrgId
 from async_delivery.engine import jobs
 from async_delivery.storage.contract import Reader, SeenJob
@@ -82,7 +83,9 @@ class Written:
     """A status answer as it was last written, up to what depends on the moment.
 
     seen        the job that it is of, and the first of its events: cleanup takes those away from the front
-    over        its result could no longer be read then
+    block       the headers, but for those that depend on the moment
+    over_at     from when on its result cannot be read any more; None before it has ended
+    over        that was so then
     before      ``{"ok":true,...,"job":{...`` up to the events
     events      the events, with commas between them; none is ever changed, so a later answer begins with the same
     last_seq    the last of them, and how many they are
@@ -90,6 +93,8 @@ class Written:
     """
 
     seen: SeenJob
+    block: bytes
+    over_at: datetime | None
     over: bool
     before: bytes
     events: bytes
@@ -101,19 +106,28 @@ class Written:
 def status_answer(api: Api, call: Call, job_id: JobId, tags: frozenset[bytes], applied: Headers) -> Answer:
     """The answer as the job is now; 304 if its tag is one of ``tags``. Raises NotFoundError."""
     seen = _see(api, call.org_id, job_id)
-    job = seen.job
-    call.correlated = job.correlation_id
-    tag = _tag(job)
-    if is_current(tag, tags):
-        return Answer(304, _waiting(api, job, [(b"etag", b"W/" + tag), *applied]), block=_BARE)
+    call.correlated = seen.job.correlation_id
+    if tags and is_current(tag := _tag(seen.job), tags):
+        return Answer(304, _waiting(api, seen.job, [(b"etag", b"W/" + tag), *applied]), block=_BARE)
     written = api.written.get(job_id)
-    if written is None or written.seen is not seen or written.over != result_over(job, api.rt.clock.now()):
+    if written is None or written.seen is not seen or written.over != _is_over(written.over_at, api):
         known = written
         written = api.rt.store.read(lambda reader: _write(api, reader, call.org_id, job_id, known))
-        job = written.seen.job
-    body = b"%s%s}" % (_before_request_id(api, written), orjson.dumps(call.request_id))
-    block = b"%setag: W/%s\r\ncontent-length: %d\r\n" % (_BLOCK, _tag(job), len(body))
-    return Answer(200, _waiting(api, job, applied), (body,), block=block)
+    request_id = orjson.dumps(call.request_id)
+    if written.ended:
+        body = b"%s%s}" % (written.ended, request_id)
+        return Answer(200, applied, (body,), block=_with_length(written, body))
+    job = written.seen.job
+    body = b"%s%s}" % (_with_eta(written.before, written.events, api.estimates.eta_seconds(job)), request_id)
+    return Answer(200, _waiting(api, job, applied), (body,), block=_with_length(written, body))
+
+
+def _is_over(at: datetime | None, api: Api) -> bool:
+    return at is not None and at <= api.rt.clock.now()
+
+
+def _with_length(written: Written, body: bytes) -> bytes:
+    return b"%scontent-length: %d\r\n" % (written.block, len(body))
 
 
 def _see(api: Api, org_id: OrgId, job_id: JobId) -> SeenJob:
@@ -128,12 +142,6 @@ def _see(api: Api, org_id: OrgId, job_id: JobId) -> SeenJob:
     if version is not None:
         api.known_jobs.put((org_id, job_id), Known(version, seen))
     return seen
-
-
-def _before_request_id(api: Api, written: Written) -> bytes:
-    if written.ended:
-        return written.ended
-    return _with_eta(written.before, written.events, api.estimates.eta_seconds(written.seen.job))
 
 
 def _with_eta(before: bytes, events: bytes, eta_seconds: float | None) -> bytes:
@@ -163,7 +171,8 @@ def _write(api: Api, reader: Reader, org_id: OrgId, job_id: JobId, known: Writte
         document["links"]["more_events"] = f"{document['links']['events']}?after={last_seq}"
     before = orjson.dumps({"ok": True, "correlation_id": job.correlation_id, "job": document})[:-2]
     ended = _with_eta(before, written, api.estimates.eta_seconds(job)) if job.status.terminal else b""
-    made = Written(seen, result_over(job, now), before, written, last_seq, count, ended)
+    block = b"%setag: W/%s\r\n" % (_BLOCK, _tag(job))
+    made = Written(seen, block, over_at(job), result_over(job, now), before, written, last_seq, count, ended)
     size = len(before) + len(written) + len(ended)
     if size <= _MEMORABLE_BYTES:
         api.written.put(job_id, made, size)

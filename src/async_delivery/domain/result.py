@@ -123,14 +123,20 @@ def expired(result: Result, job_ended: bool, now: datetime) -> datetime | None:
     return None
 
 
-def result_over(job: Job, now: datetime) -> bool:
-    """True once nothing of an ended job can be read any more.
+def over_at(job: Job) -> datetime | None:
+    """When nothing of an ended job can be read any more; None for one that has not ended.
 
     The newest snapshot of a job was made at its end at the latest. Told from the job alone, so that lists can say
     it too: one that cleanup or its own earlier making ended sooner is not seen here.
     """
     ended = job.finished_at if job.status.terminal else None
-    return ended is not None and ended + timedelta(seconds=job.results_ttl_seconds) <= now
+    return None if ended is None else ended + timedelta(seconds=job.results_ttl_seconds)
+
+
+def result_over(job: Job, now: datetime) -> bool:
+    """True once nothing of an ended job can be read any more; see ``over_at``."""
+    at = over_at(job)
+    return at is not None and at <= now
 
 
 def project(
