@@ -7,12 +7,15 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from async_delivery import telemetry
+from async_delivery.domain.errors import ConflictError, UnavailableError
 from async_delivery.engine.runtime import Runtime
 from tests.api.support import Raw, Server, finished, read_answer, serving, stored_jobs, wait_for
 
@@ -143,6 +146,37 @@ def test_a_repeated_key_is_answered_with_the_first_job_on_either_way(server: Ser
     assert plain(other[0]) == plain(other[1])
     assert other[0].status == 422
     assert len(stored_jobs(rt)) == 1
+
+
+@pytest.mark.parametrize("key", [[], ["Idempotency-Key: k"]])
+@pytest.mark.parametrize(
+    "fault", [ConflictError("the key is there"), UnavailableError("no disk"), RuntimeError("a bug")]
+)
+def test_what_the_store_refuses_is_answered_the_same_and_leaves_the_key_free(
+    server: Server, rt: Runtime, monkeypatch: pytest.MonkeyPatch, fault: Exception, key: list[str]
+) -> None:
+    def refuse(fn: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_exception(fault)
+        return future
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rt.store, "write_soon", refuse)
+        at_once, long_way = both(server, ASYNC, *key)
+
+    assert at_once == long_way
+    assert b" 202 " not in at_once
+    assert [b" 202 " in answer for answer in both(server, ASYNC, *key)] == [True, True]
+
+
+def test_a_full_queue_is_told_the_same_on_either_way(rt: Runtime) -> None:
+    small = replace(rt, policy=replace(rt.policy, max_queued_per_tenant=1))
+    with serving(small) as server:
+        first, second = (server.send(post(ASYNC)) for _ in range(2))
+        at_once, long_way = both(server, ASYNC)
+
+    assert (first.status, second.status) == (202, 429)
+    assert at_once == long_way
 
 
 def test_nothing_is_answered_before_it_is_committed(server: Server, rt: Runtime) -> None:
