@@ -16,8 +16,6 @@ from typing import Protocol
 from async_delivery.engine.catalogue import Catalogue
 from async_delivery.storage.contract import Store
 
-_HEX = "0123456789abcdef"
-
 
 class Clock(Protocol):
     """The only source of wall time below the edges."""
@@ -52,25 +50,39 @@ class _Unset(SystemClock):
 _OF_THE_STORE = _Unset()
 
 
-# Random digits, each handed out once. Asking the kernel lets other threads run, and with busy ones about it takes far
+# Random bits, each handed out once. Asking the kernel lets other threads run, and with busy ones about it takes far
 # longer to get the interpreter back than to get ten bytes; so many are asked for at a time.
-_NOISE_DIGITS = 20
-_NOISE_AT_ONCE = 512
-_unused: list[str] = []
+_AT_ONCE = 512
+_TAIL_BYTES = 10
+_unused_tails: list[str] = []
+_unused_tokens: list[str] = []
+# What a byte becomes that holds the version in its upper four bits, or the variant in its upper two.
+_VERSION_7 = bytes(0x70 | byte & 0x0F for byte in range(256))
+_VARIANT = bytes(0x80 | byte & 0x3F for byte in range(256))
 
 
-def _noise() -> str:
-    """80 random bits in hex, from the kernel, never the same twice."""
+def _tail() -> str:
+    """The last three groups of an id: 74 random bits between its version and its variant, never the same twice."""
     while True:
         try:
-            return _unused.pop()
+            return _unused_tails.pop()
         except IndexError:
-            fresh = os.urandom(_NOISE_AT_ONCE * _NOISE_DIGITS // 2).hex()
-            _unused.extend(fresh[at : at + _NOISE_DIGITS] for at in range(0, len(fresh), _NOISE_DIGITS))
+            noise = bytearray(os.urandom(_AT_ONCE * _TAIL_BYTES))
+            noise[0::_TAIL_BYTES] = noise[0::_TAIL_BYTES].translate(_VERSION_7)
+            noise[2::_TAIL_BYTES] = noise[2::_TAIL_BYTES].translate(_VARIANT)
+            digits = noise.hex()
+            _unused_tails.extend(
+                f"-{digits[at : at + 4]}-{digits[at + 4 : at + 8]}-{digits[at + 8 : at + 20]}"
+                for at in range(0, len(digits), 2 * _TAIL_BYTES)
+            )
 
 
 # A forked process must not hand out what its parent hands out.
-os.register_at_fork(after_in_child=_unused.clear)
+os.register_at_fork(after_in_child=_unused_tails.clear)
+os.register_at_fork(after_in_child=_unused_tokens.clear)
+
+# The last millisecond that an id was made in, and the beginning of the ids made in it.
+_lately: tuple[int, str] = (-1, "")
 
 
 def new_id() -> str:
@@ -78,15 +90,24 @@ def new_id() -> str:
 
     The random bits are fresh in each id; a counter in their place would make neighbours guessable.
     """
-    text = f"{time_ns() // 1_000_000:012x}"
-    noise = _noise()
-    # Version 7 takes one digit, the two variant bits half of another: 80 - 4 - 2 bits of noise stay.
-    return f"{text[:8]}-{text[8:]}-7{noise[:3]}-{_HEX[8 | int(noise[3], 16) & 3]}{noise[4:7]}-{noise[7:19]}"
+    global _lately  # noqa: PLW0603  one value, replaced whole
+    millis = time_ns() // 1_000_000
+    known, beginning = _lately
+    if millis != known:
+        text = f"{millis:012x}"
+        beginning = f"{text[:8]}-{text[8:]}"
+        _lately = millis, beginning
+    return beginning + _tail()
 
 
 def new_token() -> str:
     """128 random bits in hex, for leases."""
-    return (_noise() + _noise())[:32]
+    while True:
+        try:
+            return _unused_tokens.pop()
+        except IndexError:
+            digits = os.urandom(_AT_ONCE * 16).hex()
+            _unused_tokens.extend(digits[at : at + 32] for at in range(0, len(digits), 32))
 
 
 @dataclass(frozen=True, slots=True)
