@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -33,6 +34,7 @@ SHARED_BYTES = 65_536
 _MAX_AGE = timedelta(days=1)
 _FORM = "1"  # to be changed when the answer's other members change, as a tag stands for all its bytes
 
+_SHORT_TAGS, _KEPT_TAGS = 256, 2_000
 _NO_TAGS: frozenset[bytes] = frozenset()
 VARY = (b"vary", b"X-Org-Id, X-Tenant-Id, Authorization")
 
@@ -220,8 +222,17 @@ def matched_tags(call: Call) -> frozenset[bytes]:
     values = call.headers.get(b"if-none-match")
     if values is None:
         return _NO_TAGS
-    parts = b",".join(values).split(b",")
-    return frozenset([part.strip().removeprefix(b"W/") for part in parts])
+    if len(values) == 1 and len(values[0]) <= _SHORT_TAGS:
+        return _tags_in(values[0])
+    return _parsed_tags(b",".join(values))
+
+
+def _parsed_tags(value: bytes) -> frozenset[bytes]:
+    return frozenset([part.strip().removeprefix(b"W/") for part in value.split(b",")])
+
+
+# Who polls sends the same tag again and again.
+_tags_in = lru_cache(_KEPT_TAGS)(_parsed_tags)
 
 
 def is_current(tag: bytes, tags: frozenset[bytes]) -> bool:
