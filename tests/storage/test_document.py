@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,16 @@ def test_what_is_no_file_is_refused(tmp_path: Path, make: Callable[[Path], objec
 
     with pytest.raises(StoreFileError, match="name the document"):
         Document(tmp_path / "store.v1.json")
+
+
+def test_a_document_that_is_cut_short_while_it_is_read_is_told_of_in_words(tmp_path: Path) -> None:
+    path = written(tmp_path / "d.json", whole("completed"))
+
+    with Document(path) as document:
+        os.truncate(path, 100)
+
+        with pytest.raises(StoreFileError, match="cut it short meanwhile"):
+            document.parsed(document.job("job-0"))
 
 
 # ---------------------------------------------------------------- taken as it is

@@ -1,6 +1,6 @@
 """The older form of a store, one JSON document with all data in it: opened, checked whole, and read by the record.
 
-The file is mapped, not loaded: an index knows where each record lies and whose it is, and a record is parsed when it
+The file is not loaded: an index knows where each record lies and whose it is, and a record is read and parsed when it
 is asked for, so a document far larger than memory can be read. What the fields of a record mean is in
 ``document_records``; writing documents and cleaning one up have files of their own.
 """
@@ -42,7 +42,9 @@ from async_delivery.storage.document_scan import (
 NEWEST_VERSION = 5
 SECTIONS = ("jobs", "results", "events", "notifications")
 INPUTS, CHUNKS = "inputs", "input_chunks"
-_AROUND = 1 << 16
+_CUT_SHORT = (
+    "another program has cut it short meanwhile; stop that program, and restore the document from a backup"
+)
 _SECTIONS = frozenset({*SECTIONS, INPUTS, CHUNKS})
 
 
@@ -87,13 +89,14 @@ class Document:
         """Open and check it. Raises StoreFileError, saying what is wrong and what to do."""
         self.path = path
         self._file, self.identity = _open(path)
-        self._map: mmap.mmap | None = None
+        self.size = self.identity.size
+        self._index = Index()
+        self._listings: dict[str, Listing] = {}
         self._seen = 0
         try:
-            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._index = Index()
-            self._listings: dict[str, Listing] = {}
-            self.sections = self._read_top()
+            # Mapped for the one walk along it; records in any order are cheaper to read than to map.
+            with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+                self.sections = self._read_top(buffer)
             self.schema_version = self._version()
             self._settle()
         except ScanError as exc:
@@ -113,24 +116,22 @@ class Document:
 
     def close(self) -> None:
         """Let go of the file. Idempotent."""
-        if self._map is not None:
-            self._map.close()
-            self._map = None
         self._file.close()
 
     # ------------------------------------------------------------ the records
-    @property
-    def buffer(self) -> Buffer:
-        """The bytes of the file."""
-        if self._map is None:
-            raise ValueError("the document is closed")
-        return self._map
-
     def raw(self, place: Place) -> bytes:
-        """The bytes of a value."""
-        # The kernel maps some pages around each one that is touched.
-        self._hand_back(place.end - place.start + _AROUND)
-        return self.buffer[place.start : place.end]
+        """The bytes of a value. Raises StoreFileError if they cannot be had any more."""
+        start, end = place
+        try:
+            data = os.pread(self._file.fileno(), end - start, start)
+            while len(data) < end - start:  # the kernel gives at most 2 GiB at once
+                more = os.pread(self._file.fileno(), end - start - len(data), start + len(data))
+                if not more:
+                    raise StoreFileError(f"{self.path}: {_CUT_SHORT}")
+                data += more
+        except OSError as exc:
+            raise StoreFileError(f"{self.path}: cannot be read: {exc.strerror}") from exc
+        return data
 
     def value(self, place: Place) -> Any:
         """The value there. NaN and lone surrogates come as Python has them.
@@ -196,9 +197,8 @@ class Document:
             return False
 
     # ------------------------------------------------------------ opening
-    def _read_top(self) -> Sections:
+    def _read_top(self, buffer: Buffer) -> Sections:
         """Go once through the whole file: every record is found, parsed and indexed."""
-        buffer = self.buffer
         position, more = inside_object(buffer, open_object(buffer, 0))
         places: dict[str, Place] = {}
         others: list[str] = []
@@ -209,11 +209,11 @@ class Document:
                     f"{self.path}: damaged: {name[:60]!r} is there twice; restore it from a backup"
                 )
             if name in _SECTIONS:
-                end = self._read_section(name, start)
+                end = self._read_section(buffer, name, start)
                 places[name] = Place(start, end)
             else:
                 end = value_end(buffer, start)
-                self._load(Place(start, end))
+                self._load(buffer, start, end)
                 if name == "schema_version":
                     places[name] = Place(start, end)
                 else:
@@ -227,8 +227,7 @@ class Document:
             raise StoreFileError(f"{self.path}: not a store document (it has no 'jobs'); name the right file")
         return Sections(places, tuple(others))
 
-    def _read_section(self, name: str, start: int) -> int:
-        buffer = self.buffer
+    def _read_section(self, buffer: Buffer, name: str, start: int) -> int:
         if start >= len(buffer):
             raise ScanError(start, ended=True)
         if buffer[start] != ord("{"):
@@ -241,24 +240,23 @@ class Document:
         position, more = inside_object(buffer, start)
         while more:
             key, at, begin = next_key(buffer, position)
-            end, value = self._record(begin, ending)
+            end, value = self._record(buffer, begin, ending)
             member = Member(key, at, begin, end)
             listing.add(member)
             enter(member, value)
             position, more = more_members(buffer, end)
         return position
 
-    def _record(self, start: int, ending: Ending) -> tuple[int, Any]:
+    def _record(self, buffer: Buffer, start: int, ending: Ending) -> tuple[int, Any]:
         """The place behind a record, and its value."""
-        buffer = self.buffer
         if end := ending.guess(buffer, start):
             try:
-                return end, orjson.loads(self.raw(Place(start, end)))
+                return end, orjson.loads(self._look(buffer, start, end))
             except orjson.JSONDecodeError:
                 ending.wrong()
         end = value_end(buffer, start)
         ending.learn(buffer, start, end)
-        return end, self._load(Place(start, end))
+        return end, self._load(buffer, start, end)
 
     def _version(self) -> int:
         place = self.sections.places.get("schema_version")
@@ -290,27 +288,29 @@ class Document:
 
     def event_places(self, job_id: str, place: Place) -> list[tuple[str, Place]]:
         """Ids and places of the events in the list at ``place``; of what is there if it is no list."""
-        if self.buffer[place.start] != ord("["):
+        data = self.raw(place)
+        if not data.startswith(b"["):
             return [(job_id, place)]
-        found = elements(self.buffer, place.start)
+        at = place.start
         return [
-            (f"{job_id}#{number}", Place(each.start, each.end)) for number, each in enumerate(found, start=1)
+            (f"{job_id}#{number}", Place(at + each.start, at + each.end))
+            for number, each in enumerate(elements(data, 0), start=1)
         ]
 
-    def _load(self, place: Place) -> Any:
-        data = self.raw(place)
+    def _load(self, buffer: Buffer, start: int, end: int) -> Any:
         try:
-            return load(data)
+            return load(self._look(buffer, start, end))
         except RecursionError:
             return None  # valid or not, nothing can read it: it is refused by itself later
         except ValueError as exc:
-            raise self._damaged(place.start, ended=False) from exc
+            raise self._damaged(start, ended=False) from exc
 
-    def _hand_back(self, size: int) -> None:
-        self._seen += size
+    def _look(self, buffer: Buffer, start: int, end: int) -> bytes:
+        self._seen += end - start
         if self._seen > HELD_BYTES:
-            hand_back(self.buffer)
+            hand_back(buffer)
             self._seen = 0
+        return buffer[start:end]
 
     def _damaged(self, position: int, ended: bool) -> StoreFileError:
         what = "truncated: it ends in the middle" if ended else f"damaged: not JSON at byte {position}"

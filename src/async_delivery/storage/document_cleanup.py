@@ -26,7 +26,7 @@ from async_delivery.storage.document_fields import Fields, RefusedRecord, instan
 from async_delivery.storage.document_going import cuts_of, cuts_with_jobs
 from async_delivery.storage.document_index import Place
 from async_delivery.storage.document_jobs import STATES, tenant_of
-from async_delivery.storage.document_scan import HELD_BYTES, Member, elements, hand_back
+from async_delivery.storage.document_scan import Member, elements
 from async_delivery.storage.replacing import Replacement
 
 Stop = Callable[[], bool]
@@ -212,8 +212,9 @@ class DocumentCleanup:
         """What to cut out of the list at ``place``, by what becomes of each of its elements."""
         if all(verdicts):
             return [Place(place.start + 1, place.end - 1)]
-        going = iter(verdicts)
-        return cuts_of(place, elements(self._document.buffer, place.start), lambda _: next(going))
+        going, data = iter(verdicts), self._document.raw(place)
+        cuts = cuts_of(Place(0, len(data)), elements(data, 0), lambda _: next(going))
+        return [Place(place.start + start, place.start + end) for start, end in cuts]
 
     def _of_jobs(self) -> _Sums:
         """The jobs that go, and the spans of all that goes: by itself, or with its job."""
@@ -266,22 +267,19 @@ class DocumentCleanup:
 
     # ------------------------------------------------------------ the new file
     def _copy(self, cuts: Iterable[Place], out: IO[bytes]) -> None:
-        buffer, position, copied = self._document.buffer, 0, 0
-        for start, end in (*cuts, Place(len(buffer), len(buffer))):
+        document, position = self._document, 0
+        for start, end in (*cuts, Place(document.size, document.size)):
             while position < start:
                 self._go_on()
                 upto = min(start, position + _COPIED)
+                piece = document.raw(Place(position, upto))
                 try:
-                    out.write(buffer[position:upto])
+                    out.write(piece)
                 except OSError as exc:
                     raise StoreFileError(
-                        f"{self._document.path}: cannot be rewritten: {exc.strerror}; it is as it was"
+                        f"{document.path}: cannot be rewritten: {exc.strerror}; it is as it was"
                     ) from exc
-                copied += upto - position
                 position = upto
-                if copied > HELD_BYTES:
-                    hand_back(buffer)
-                    copied = 0
             position = end
 
 
