@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,20 @@ from async_delivery.engine.rescue import rescue
 from async_delivery.engine.runs import Claimer, Report, Run
 from async_delivery.engine.runtime import Runtime
 from async_delivery.storage.writing import SqlTransaction
-from tests.engine.support import ALPHA, BETA, claimed, published, submitted
+from async_delivery.testing import FakeClock
+from tests.engine.support import ALPHA, BETA, claimed, lent_runtime, published, runtime, submitted
+from tests.postgres import shared_server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def rt(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[Runtime]:
+    """On both stores: what differs between them is who else may hold what."""
+    if request.param == "sqlite":
+        with lent_runtime(tmp_path, clock) as lent:
+            yield lent
+        return
+    with shared_server().lent_store(tmp_path) as store:
+        yield runtime(store, clock)
 
 
 def completed_with_next(

@@ -344,9 +344,10 @@ class Slot:
         self._asked = _Asked(seen, taken)
 
     def _takes_next(self) -> bool:
-        # Where others serve the store too, the rows of an end would stay locked for as long as the claim takes.
-        floor = self._floor
-        return self._rt.store.exclusive and floor.source.ready and not floor.draining.is_set()
+        floor, rt = self._floor, self._rt
+        # Where others claim as well, each waits for its turn under a cap, and the end would wait with it.
+        may_wait = not rt.store.exclusive and rt.policy.max_running_per_tenant is not None
+        return not may_wait and floor.source.ready and not floor.draining.is_set()
 
     def _settle(self, attempt: Attempt, ending: Ending, log: str | None) -> None:
         try:
