@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from async_delivery.domain.errors import AsyncDeliveryError, ConflictError, UnavailableError
-from async_delivery.domain.job import JobId
+from async_delivery.domain.job import JobId, Priority
 from async_delivery.domain.tenant import OrgId
 from async_delivery.storage.contract import Reader, Signal, Store, Transaction
 from async_delivery.storage.opening import Mode, StoreFile, create_store, open_store
@@ -262,3 +262,16 @@ def test_a_lost_commit_is_uncertain_for_all_who_share_it_and_run_again_for_none(
             assert runs == [change.job.job_id for change in changes]
             assert [house.find(change.job) is not None for change in changes] == [kept] * 3
             assert house.violations() == []
+
+
+def test_jobs_that_come_out_of_order_line_up_in_the_order_they_will_run(store: Store) -> None:
+    house = House(store)
+    changes = [house.submission(ALPHA) for _ in range(3)] + [house.submission(BETA)]
+    urgent = house.submission(ALPHA, priority=Priority.EXPEDITE)
+    delayed = house.submission(ALPHA, due_at=house.now)
+    with gathered(store):
+        futures = [store.write_soon(saving(change)) for change in (delayed, *reversed(changes), urgent)]
+    for future in futures:
+        future.result(timeout=60)
+
+    assert places(store, ALPHA, BETA) == [[1, 2, 3, 0, None], [0]]

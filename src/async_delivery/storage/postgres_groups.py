@@ -52,12 +52,12 @@ class _Holding(Session):
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
-        self._held: list[Sequence[Mapping[str, Any]]] = []
+        self._held: list[Sequence[dict[str, Any]]] = []
         self._marked = 0
         # Whether something since the mark has been written, so that only a rollback of all undoes it.
         self.wrote = False
 
-    def hold(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def hold(self, rows: Sequence[dict[str, Any]]) -> None:
         """Enter a job, later: the rows of ENTRY."""
         self._held.append(rows)
 
@@ -74,6 +74,7 @@ class _Holding(Session):
         held, self._held = self._held, []
         self.wrote = self.wrote or len(held) > self._marked
         self._marked = 0
+        _line_up(held)
         for text, values in entries_of(held):
             self.run(text, values)
 
@@ -95,6 +96,20 @@ class _Holding(Session):
         super().executemany(text, rows)
 
 
+def _line_up(jobs: Sequence[Sequence[dict[str, Any]]]) -> None:
+    """Give each tenant's places to its jobs in the order in which they will run, as far as they go by place: who runs
+    in another's turn trades places with it, which is a statement."""
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for job, *_ in jobs:
+        if job["place"] is not None:
+            lines.setdefault(job["org_id"], []).append(job)
+    for line in lines.values():
+        places = sorted(job["place"] for job in line)
+        line.sort(key=lambda job: (job["priority"], job["job_id"]))
+        for job, place in zip(line, places, strict=True):
+            job["place"] = place
+
+
 class GroupTransaction(PostgresTransaction):
     """The transaction of a group. It may be that a new job breaks a rule, and only the end of the group tells."""
 
@@ -113,7 +128,7 @@ class GroupTransaction(PostgresTransaction):
     def write_together(self, writes: Sequence[Write]) -> int:
         if tuple(statement for statement, _ in writes) != ENTRY:
             return super().write_together(writes)
-        rows = [params for _, params in writes]
+        rows = [dict(params) for _, params in writes]
         if len(rows[1]["params_json"]) > _MAX_HELD_BYTES:
             return super().write_together(writes)
         self._holding.hold(rows)
