@@ -129,12 +129,11 @@ def no_counts() -> Tallies:
 
 
 def tallied(read: Mapping[Kind, int], entries: tuple[Entry, ...]) -> Tallies:
-    """The counts of records that were read, of which ``entries`` name the odd, the refused and the made."""
-    tallies = no_counts()
-    for kind, number in read.items():
-        tallies[kind].read = number
+    """The counts of records that were read, of which ``entries`` name the odd, the refused and the made; of the kinds
+    there are."""
+    tallies = {kind: Tally(number) for kind, number in read.items()}
     for entry in entries:
-        tally = tallies[entry.kind]
+        tally = tallies.setdefault(entry.kind, Tally())
         match entry.verdict:
             case Verdict.ODD:
                 tally.odd += 1

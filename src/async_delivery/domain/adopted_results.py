@@ -57,12 +57,7 @@ def settle_results(work: Adopting) -> None:
             "result_id",
             named,
         )
-    work.job = replace(
-        work.job,
-        result_id=now_named,
-        partial_count=partials,
-        result_seq=last.result_seq if last else 0,
-    )
+    work.change(result_id=now_named, partial_count=partials, result_seq=last.result_seq if last else 0)
 
 
 def _final(work: Adopting, results: Sequence[FoundResult]) -> FoundResult | None:
@@ -90,8 +85,7 @@ def _complete(work: Adopting, final: Result) -> None:
     was = work.job.status
     work.note("it had its final result, but its end was never written: completed", "status", str(was))
     ended = final.created_at if final.created_at != UNKNOWN else work.at
-    work.job = replace(
-        work.job,
+    work.change(
         status=JobStatus.COMPLETED,
         progress_percent=100.0,
         finished_at=known(ended),

@@ -8,7 +8,7 @@ from typing import Any
 
 from async_delivery.domain.account import Entry, Kind, Note, Verdict
 from async_delivery.domain.found import UNKNOWN, FoundEvent, FoundJob, FoundNotification, FoundResult
-from async_delivery.domain.job import Attempt
+from async_delivery.domain.job import Attempt, amend, evolve
 
 
 def known(at: datetime | None) -> datetime | None:
@@ -21,7 +21,8 @@ class Adopting:
 
     def __init__(self, found: FoundJob) -> None:
         self.found = found
-        self.job = found.job
+        # A copy of its own, changed as parts are settled; what was found stays as it was said.
+        self.job = evolve(found.job)
         self.results: list[FoundResult] = []
         self.events: list[FoundEvent] = []
         self.attempts: list[Attempt] = []
@@ -31,6 +32,10 @@ class Adopting:
         self.at = self._last_known()
 
     # ------------------------------------------------------------ tools
+    def change(self, **changes: Any) -> None:
+        """Settle fields of the job."""
+        amend(self.job, changes)
+
     def _last_known(self) -> datetime:
         """The latest instant that is known of the job."""
         job = self.found.job

@@ -28,6 +28,7 @@ from async_delivery.domain.job import (
     Job,
     JobStatus,
     Lease,
+    evolve,
 )
 from async_delivery.domain.lifecycle import Change
 from async_delivery.domain.notification import Channel, Notification
@@ -76,7 +77,7 @@ class _Adoption(Adopting):
                 self.attempts[index] = self._ended(attempt, index == started - 1)
             elif attempt.outcome is not None and open_now:
                 self.attempts[index] = replace(attempt, outcome=None, ended_at=None, error_code=None)
-        self.job = replace(self.job, attempt=started)
+        self.change(attempt=started)
         for each in self.results:
             if not 1 <= each.result.attempt <= max(1, started):
                 each.notes.append(Note(f"of attempt {max(1, started)}", "attempt", each.result.attempt))
@@ -89,27 +90,32 @@ class _Adoption(Adopting):
             job.started_at is not None or bool(self.results) or job.status in (*ACTIVE, JobStatus.COMPLETED)
         )
         count = max(job.attempt, 1 if began and self.found.state_known else 0)
-        if count == 0:
-            return []
-        attempts = [
-            Attempt(
-                job_id=job.job_id,
-                org_id=job.org_id,
-                attempt=number,
-                worker_id=UNKNOWN_WORKER,
-                started_at=job.started_at or UNKNOWN,
-                ended_at=None,
+        open_now = job.status in ACTIVE and self.found.state_known
+        attempts = []
+        for number in range(1, count + 1):
+            outcome, code = (None, None) if open_now else self._how_ended(number == count)
+            attempts.append(
+                Attempt(
+                    job_id=job.job_id,
+                    org_id=job.org_id,
+                    attempt=number,
+                    worker_id=UNKNOWN_WORKER,
+                    started_at=job.started_at or UNKNOWN,
+                    ended_at=None if open_now else job.finished_at,
+                    outcome=outcome,
+                    error_code=code,
+                )
             )
-            for number in range(1, count + 1)
-        ]
-        if job.status in ACTIVE and self.found.state_known:
-            return attempts
-        return [self._ended(attempt, attempt.attempt == count) for attempt in attempts]
+        return attempts
 
     def _ended(self, attempt: Attempt, last: bool) -> Attempt:
-        outcome = _OUTCOMES.get(self.job.status, AttemptOutcome.LOST) if last else AttemptOutcome.LOST
-        code = self.job.error.code if outcome is AttemptOutcome.FAILED and self.job.error else None
+        outcome, code = self._how_ended(last)
         return replace(attempt, outcome=outcome, ended_at=self.job.finished_at, error_code=code)
+
+    def _how_ended(self, last: bool) -> tuple[AttemptOutcome, str | None]:
+        """The outcome and the error code of an attempt that has ended."""
+        outcome = _OUTCOMES.get(self.job.status, AttemptOutcome.LOST) if last else AttemptOutcome.LOST
+        return outcome, self.job.error.code if outcome is AttemptOutcome.FAILED and self.job.error else None
 
     # ------------------------------------------------------------ events
     def settle_events(self) -> None:
@@ -123,13 +129,11 @@ class _Adoption(Adopting):
             return
         if not self.events:
             least = 3 if self.job.started_at is not None or self.job.status is not JobStatus.CANCELED else 2
-            self.job = replace(self.job, event_seq=max(said, 1) if self.found.event_seq else least)
+            self.change(event_seq=max(said, 1) if self.found.event_seq else least)
             return
         if _numbered(self.events, said, ended):
             valid = any(each.event.occurred_at != UNKNOWN for each in self.events)
-            self.job = replace(
-                self.job, event_seq=numbers[-1] if valid or not ended else max(said, numbers[-1])
-            )
+            self.change(event_seq=numbers[-1] if valid or not ended else max(said, numbers[-1]))
             return
         for number, each in enumerate(self.events, start=1):
             if each.event.event_seq != number:
@@ -137,7 +141,7 @@ class _Adoption(Adopting):
                     Note(f"numbered {number} by its place", "event_seq", each.event.event_seq or None)
                 )
                 each.event = replace(each.event, event_seq=number)
-        self.job = replace(self.job, event_seq=len(self.events))
+        self.change(event_seq=len(self.events))
 
     def _say(self, event_type: EventType, actor: ActorType, at: datetime, **payload: Any) -> None:
         """Add an event that the job lacks."""
@@ -153,7 +157,7 @@ class _Adoption(Adopting):
             payload=payload,
         )
         self._add([event], "the job had no events" if seq == 1 else "what became of the job")
-        self.job = replace(self.job, event_seq=seq)
+        self.change(event_seq=seq)
 
     def _add(self, events: Sequence[Event], why: str) -> None:
         self.events = [*self.events]
@@ -171,7 +175,7 @@ class _Adoption(Adopting):
                 "the store it came from had it in a state that is not known here",
                 retryable=True,
             )
-            self.job = replace(job, status=JobStatus.FAILED, error=reason, finished_at=known(self.at))
+            self.change(status=JobStatus.FAILED, error=reason, finished_at=known(self.at))
             self.attempts = [self._ended(each, each.attempt == self.job.attempt) for each in self.attempts]
             self._say(EventType.FAILED, ActorType.SYSTEM, self.at, error_code=reason.code)
         elif self.found.job.status in ACTIVE and job.status is JobStatus.COMPLETED:
@@ -181,12 +185,12 @@ class _Adoption(Adopting):
             )
         elif job.status in ACTIVE:
             was = str(job.status)
-            held = replace(job, lease=Lease(self.attempts[-1].worker_id, "", self.at))
+            held = evolve(job, lease=Lease(self.attempts[-1].worker_id, "", self.at))
             self._take(lifecycle.rescue(held, self.at, self.new_id))
             self.note(f"its worker is not of this store: {self.job.status} again", "status", was)
         elif job.status is JobStatus.QUEUED and job.cancel_requested_at is not None:
             at, by = job.cancel_requested_at, job.canceled_by or "unknown"
-            asked = replace(job, cancel_requested_at=None)
+            asked = evolve(job, cancel_requested_at=None)
             change = lifecycle.request_cancel(asked, by, job.cancel_reason, at, self.new_id)
             if change is not None:
                 self._take(change)
@@ -194,11 +198,7 @@ class _Adoption(Adopting):
 
     def _take(self, change: Change) -> None:
         job = change.job
-        self.job = replace(
-            job,
-            finished_at=known(job.finished_at),
-            canceled_at=known(job.canceled_at),
-        )
+        self.job = evolve(job, finished_at=known(job.finished_at), canceled_at=known(job.canceled_at))
         if change.attempt is not None:
             self.attempts[-1] = replace(change.attempt, started_at=self.attempts[-1].started_at)
             if change.attempt.ended_at == UNKNOWN:

@@ -20,4 +20,4 @@ def parse_instant(text: str) -> datetime:
         at = None
     if at is None or at.tzinfo is None or len(text) < len("2026-03-01T12:00Z"):
         raise ValueError(f"{text!r} is not an RFC 3339 instant such as 2026-03-01T12:00:00Z")
-    return at.astimezone(UTC)
+    return at if at.tzinfo is UTC else at.astimezone(UTC)

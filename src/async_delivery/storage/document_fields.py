@@ -37,14 +37,20 @@ class Fields:
 
     known   those that mean something here
     plain   every value in it has a canonical form as it is
+    data    the record as it stands in the document
     """
 
-    __slots__ = ("_known", "get", "notes", "plain", "record")
+    __slots__ = ("_known", "data", "get", "notes", "plain", "record")
 
     def __init__(
-        self, record: Mapping[str, Any], known: frozenset[str] = frozenset(), *, plain: bool = False
+        self,
+        record: Mapping[str, Any],
+        known: frozenset[str] = frozenset(),
+        *,
+        plain: bool = False,
+        data: bytes = b"",
     ) -> None:
-        self.record, self._known, self.plain = record, known, plain
+        self.record, self._known, self.plain, self.data = record, known, plain, data
         self.get = record.get
         self.notes: list[Note] = []
 

@@ -24,6 +24,7 @@ from async_delivery.domain.job import (
 )
 from async_delivery.domain.tenant import DEFAULT_ORG, OrgId, parse_org_id
 from async_delivery.domain.transfer import KeyBinding
+from async_delivery.storage.cells import canonical_of_parsed
 from async_delivery.storage.document_fields import ID_FORM, Fields, RefusedRecord, is_id, storable
 
 DEFAULT_TIMEOUT_SECONDS = 3600.0
@@ -197,12 +198,13 @@ def _error(fields: Fields) -> Failure | None:
 
 def _request(fields: Fields, payload: dict[str, Any]) -> JobRequest:
     params = payload.get("params")
-    params_json = canonical_json(params if isinstance(params, dict) else payload)
+    canonical = canonical_of_parsed if fields.plain else canonical_json
+    params_json = canonical(params if isinstance(params, dict) else payload)
     fingerprint = fields.text("request_payload_hash")
     return JobRequest(
         query=fields.text("query"),
         params_json=params_json,
-        fingerprint=fingerprint or hashlib.sha256(canonical_json(payload)).hexdigest(),
+        fingerprint=fingerprint or hashlib.sha256(canonical(payload)).hexdigest(),
         input_id=fields.text("input_id"),
     )
 

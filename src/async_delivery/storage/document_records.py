@@ -153,12 +153,12 @@ class _Reading:
 
     def _fields(self, kind: Kind, place: Place) -> Fields:
         try:
-            record, _, plain = self.document.parsed(place)
+            record, data, plain = self.document.parsed(place)
         except RecursionError:
             raise RefusedRecord("nested too deeply to be read") from None
         if not isinstance(record, dict):
             raise RefusedRecord("not an object")
-        return Fields(record, _KNOWN[kind], plain=plain)
+        return Fields(record, _KNOWN[kind], plain=plain, data=data)
 
     def _one(self, kind: Kind, record_id: str, place: Place) -> Fields | None:
         self.read[kind] += 1
@@ -174,11 +174,9 @@ class _Reading:
         try:
             _require_owner(fields, tenants)
             if kind is Kind.RESULTS:
-                found.results.append(_result(fields, record_id, found, self.document.raw(place)))
+                found.results.append(_result(fields, record_id, found))
             else:
-                found.notifications.append(
-                    _notification(fields, record_id, found.job, self.document.raw(place))
-                )
+                found.notifications.append(_notification(fields, record_id, found.job))
         except RefusedRecord as exc:
             self._refuse(kind, record_id, place, str(exc))
         else:
@@ -196,19 +194,16 @@ class _Reading:
             self._refuse(Kind.EVENTS, self.job_id, place, "not a list of events that can be read")
             return
         self.read[Kind.EVENTS] += len(given)
-        left: Counter[str] = Counter()
         for number, record in enumerate(given, start=1):
             try:
                 if not isinstance(record, dict):
                     raise RefusedRecord("not an object")
                 fields = Fields(record, EVENT_FIELDS, plain=plain)
                 found.events.append(_event(fields, number, f"{self.job_id}#{number}", found.job))
-                left.update(fields.left())
+                self._leave(Kind.EVENTS, fields)
             except RefusedRecord as exc:
                 record_id, its_place = self._event_places()[number - 1]
                 self._refuse(Kind.EVENTS, record_id, its_place, str(exc))
-        if left:
-            self.left.setdefault(Kind.EVENTS, Counter()).update(left)
 
     def _refuse(self, kind: Kind, record_id: str, place: Place, why: str) -> None:
         self.entries.append(refused(self.document, kind, record_id, place, why, self.job_id))
@@ -224,11 +219,13 @@ class _Reading:
 
     def _leave(self, kind: Kind, fields: Fields) -> None:
         if names := fields.left():
-            self.left.setdefault(kind, Counter()).update(names)
+            left = self.left.setdefault(kind, Counter())
+            for name in names:
+                left[name] += 1
 
 
 # ---------------------------------------------------------------- what belongs to one
-def _result(fields: Fields, result_id: str, found: FoundJob, record: bytes) -> FoundResult:
+def _result(fields: Fields, result_id: str, found: FoundJob) -> FoundResult:
     _require_id(fields, "result_id", result_id)
     job = found.job
     created_at = fields.needed_instant("created_at")
@@ -236,7 +233,7 @@ def _result(fields: Fields, result_id: str, found: FoundJob, record: bytes) -> F
     sha256 = fields.text("sha256")
     size = fields.whole("size_bytes", 0, high=2**62)
     if deleted_at is None:
-        body = _body(fields, record)
+        body = _body(fields)
         if sha256 is not None and sha256 != body.sha256:
             raise RefusedRecord(f"its body is not the one that was sealed: its SHA-256 is {body.sha256}")
         data, size, sha256 = body.data, len(body.data), body.sha256
@@ -263,7 +260,7 @@ def _usual_kind(fields: Fields) -> str:
     return "final" if fields.record.get("result_kind") is None else "partial"
 
 
-def _body(fields: Fields, record: bytes) -> SealedBody:
+def _body(fields: Fields) -> SealedBody:
     name = next((name for name in BODY_FIELDS if name in fields.record), None)
     if name is None:
         fields.note("result_payload", "it has no body: null")
@@ -274,9 +271,9 @@ def _body(fields: Fields, record: bytes) -> SealedBody:
     except (NotSerializableError, RecursionError):
         return seal_bytes(canonical_json(fields.mend(name, value)))
     # A whole number beyond 64 bits has become a float: it is to be told, not bent.
-    if b"e+" in data and _LONG_NUMBER.search(record):
+    if b"e+" in data and _LONG_NUMBER.search(fields.data):
         fields.plain = False
-        data = canonical_json(fields.mend(name, load_exactly(record)[name]))
+        data = canonical_json(fields.mend(name, load_exactly(fields.data)[name]))
     return seal_bytes(data)
 
 
@@ -293,7 +290,7 @@ def _expires_at(fields: Fields, created_at: datetime, ttl_seconds: int) -> datet
 
 def _event(fields: Fields, number: int, record_id: str, job: Job) -> FoundEvent:
     word = fields.record.get("event_type")
-    if not isinstance(word, str) or word.strip().lower() not in EVENT_TYPES:
+    if not isinstance(word, str) or (word not in _TYPE_OF and word.strip().lower() not in EVENT_TYPES):
         raise RefusedRecord(f"event_type {word!r:.80} is none that is known here")
     event_id = fields.text("event_id")
     if not event_id:
@@ -306,7 +303,7 @@ def _event(fields: Fields, number: int, record_id: str, job: Job) -> FoundEvent:
         org_id=job.org_id,
         job_id=job.job_id,
         event_seq=fields.whole("event_seq", 0),
-        event_type=_TYPE_OF[fields.one_of("event_type", EVENT_TYPES, "")],
+        event_type=_TYPE_OF.get(word) or _TYPE_OF[fields.one_of("event_type", EVENT_TYPES, "")],
         occurred_at=fields.needed_instant("occurred_at"),
         actor_type=_ACTOR_OF[fields.one_of("actor_type", ACTORS, "system", quiet=True)],
         payload=payload,
@@ -314,7 +311,7 @@ def _event(fields: Fields, number: int, record_id: str, job: Job) -> FoundEvent:
     return FoundEvent(event, record_id, fields.notes)
 
 
-def _notification(fields: Fields, notification_id: str, job: Job, record: bytes) -> FoundNotification:
+def _notification(fields: Fields, notification_id: str, job: Job) -> FoundNotification:
     _require_id(fields, "notification_id", notification_id)
     word = fields.record.get("channel")
     if word is not None and (not isinstance(word, str) or word.strip().lower() not in CHANNELS):
@@ -339,7 +336,7 @@ def _notification(fields: Fields, notification_id: str, job: Job, record: bytes)
         created_at=fields.needed_instant("created_at"),
         payload=payload,
     )
-    return FoundNotification(told, record, fields.notes)
+    return FoundNotification(told, fields.data, fields.notes)
 
 
 def _require_id(fields: Fields, name: str, record_id: str) -> None:
