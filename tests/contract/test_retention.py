@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from async_delivery.domain.job import Job, JobStatus
 from async_delivery.domain.retention import RetentionPolicy, SectionCount
+from async_delivery.storage import retention_jobs
 from async_delivery.storage.contract import FROM_THE_START, RetentionCount, Section, Store
 from tests.contract.support import ALPHA, BETA, House, deleting
 
@@ -261,6 +262,24 @@ def test_a_long_log_is_deleted_from_the_front_in_small_batches(house: House, lim
     rest = sweep(house.store, ALL, house.now, limit)
     assert rest.rows[Section.EVENTS] + deleted.count == job.event_seq + 3
     assert house.violations() == []
+
+
+@pytest.mark.parametrize(("most", "batches"), [(250, [2, 2]), (101, [1, 1, 1, 1])])
+def test_large_bodies_go_in_batches_of_their_bytes_and_one_alone_in_any_case(
+    house: House, monkeypatch: pytest.MonkeyPatch, most: int, batches: list[int]
+) -> None:
+    # Each of these is 102 bytes; the one of a job with a TTL of its own has no room beside the others.
+    for own_ttl in (False, False, False, True):
+        house.completed(payload="x" * 100, ttl_requested=own_ttl, results_ttl_seconds=0)
+    house.later(days=1)
+    monkeypatch.setattr(retention_jobs, "MAX_BATCH_BYTES", most)
+
+    deleted = [house.store.write(deleting(Section.RESULTS, ALL, house.now, 100))]
+    while deleted[-1].more:
+        since = deleted[-1].reached
+        deleted.append(house.store.write(deleting(Section.RESULTS, ALL, house.now, 100, since)))
+
+    assert [batch.count for batch in deleted] == batches
 
 
 def test_a_job_with_many_results_is_cleaned_in_small_batches(house: House) -> None:

@@ -8,7 +8,7 @@ cleanup looks at nothing the first has taken. Knows no dialect.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -230,23 +230,33 @@ def delete_results(
 ) -> Deleted:
     """Delete the bodies of at most ``limit`` old results and mark their rows; see ``Transaction.delete_old``."""
     times = {"now": cells.to_micros(now), "cutoff": cells.to_micros(policy.results_cutoff(now))}
-    old: list[Sequence[Any]] = []
-    reached = list(since)
-    for place, statement in enumerate((OLD_RESULTS, OLD_RESULTS_OF_OWN_TTL)):
-        if len(old) == limit:
-            break
-        found = tx.run(statement, {**times, "since": since[place], "at_most": limit - len(old)}).fetchall()
-        if found:
-            old += found
-            reached[place] = found[-1][4]
+    old, more, reached = _fitting_results(tx, times, limit, since)
     params = {**times, "the_keys": tx.list_param([row[0] for row in old])}
     tx.run(DELETE_BODIES, params)
     tx.run(MARK_DELETED, params)
     tx.run(FORGET_RESULTS, {"the_job_ids": tx.list_param(list(dict.fromkeys(row[3] for row in old)))})
     tenants = Counter(row[1] for row in old)
-    return Deleted(
-        len(old), sum(row[2] for row in old), dict(tenants), len(old) >= limit, (reached[0], reached[1])
-    )
+    return Deleted(len(old), sum(row[2] for row in old), dict(tenants), more, reached)
+
+
+def _fitting_results(
+    tx: SqlReader, times: Mapping[str, int], limit: int, since: Reached
+) -> tuple[list[Sequence[Any]], bool, Reached]:
+    """The first old results, at most ``limit`` and with no more bytes together than one batch may delete, but for the
+    first; whether there may be more; and how far they reach."""
+    fitting: list[Sequence[Any]] = []
+    reached, room = list(since), retention_jobs.MAX_BATCH_BYTES
+    for place, statement in enumerate((OLD_RESULTS, OLD_RESULTS_OF_OWN_TTL)):
+        at_most = limit - len(fitting)
+        for row in tx.stream(statement, {**times, "since": since[place], "at_most": at_most}):
+            room -= row[2]
+            if fitting and room < 0:
+                return fitting, True, (reached[0], reached[1])
+            fitting.append(row)
+            reached[place] = row[4]
+        if len(fitting) == limit:
+            break
+    return fitting, len(fitting) == limit, (reached[0], reached[1])
 
 
 # ---------------------------------------------------------------- deleting events

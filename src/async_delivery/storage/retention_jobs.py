@@ -50,8 +50,9 @@ if TYPE_CHECKING:
     from async_delivery.storage.reading import SqlReader
     from async_delivery.storage.writing import SqlTransaction
 
-# Files that go in one batch, together; the first goes in any case. Deleting a byte costs as much as writing one.
-_MAX_FILE_BYTES = 64 * 2**20
+# Files, or bodies of results, that go in one batch, together; the first goes in any case. Deleting a byte costs as
+# much as writing one.
+MAX_BATCH_BYTES = 64 * 2**20
 _NEVER = cells.MIN_INSTANT - 1
 
 _DATED = valid_instant(jobs.c.finished_at)
@@ -147,7 +148,7 @@ def delete_jobs(
 
 def _fitting(found: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
     """The first jobs whose files together are not too much for one batch."""
-    room = _MAX_FILE_BYTES
+    room = MAX_BATCH_BYTES
     for number, row in enumerate(found):
         room -= row[4] or 0
         if room < 0:
