@@ -196,3 +196,18 @@ def test_it_is_planned_once_however_many_analyses_are_asked_for(store: Store, an
     store.write(write)
     ((custom, generic),) = plans
     assert custom <= 5 < generic
+
+
+def test_its_plan_goes_by_indexes_even_where_the_table_is_short(store: Store, file: StoreFile) -> None:
+    # Plans are kept: one that reads the whole table would still do so when that has grown.
+    house = House(store)
+    for _ in range(100):
+        house.submit(analysis="count")
+    ask = postgres_claims._ASK.replace("%(now)s", "$1").replace("%(analyses)s", "$2")
+    with psycopg.connect(file.database, autocommit=True) as connection:
+        connection.execute(b"SET plan_cache_mode = force_generic_plan")
+        connection.execute(b"ANALYZE async_delivery.jobs")
+        connection.execute(f"PREPARE ask AS {ask}".encode())
+        plan = connection.execute(b"""EXPLAIN EXECUTE ask (0, '["count", "sum"]')""").fetchall()
+    assert any("Index" in row for (row,) in plan)
+    assert not [row for (row,) in plan if "Seq Scan" in row]

@@ -29,7 +29,7 @@ WITH turn AS MATERIALIZED (
 )
 SELECT
     turn.place, turn.job_id,
-    (SELECT 1 FROM {_JOBS} WHERE {IS_DELAYED} AND due_at <= %(now)s::bigint ORDER BY due_at LIMIT 1),
+    (SELECT min(due_at) FROM {_JOBS} WHERE {IS_DELAYED}) <= %(now)s::bigint,
     EXISTS (SELECT FROM {_JOBS} AS other
             WHERE {IS_QUEUED} AND org_id = turn.org_id AND place = turn.place AND other.job_id <> turn.job_id),
     found.its_place, {", ".join(f"found.{name}" for name in job_rows.JOB_COLUMNS)},
