@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 from async_delivery import telemetry
 from async_delivery.engine.runtime import Runtime
 from async_delivery.testing import FakeClock
-from tests.api.support import NOBODYS, Server, finished, read_answer, serving, started
+from tests.api.support import NOBODYS, Server, Web, finished, read_answer, serving, started
 from tests.engine.support import published
 
 # Any of these sends a request the long way, and changes nothing in its answer.
@@ -165,3 +166,24 @@ def test_a_tenants_rate_counts_each_request_once(rt: Runtime) -> None:
         answers = [server.send(head).status for _ in range(2)]  # begins at once, and ends the long way
 
     assert answers == [200, 429]
+
+
+def test_a_request_leaves_nothing_to_the_garbage_collection(rt: Runtime, web: Web) -> None:
+    job = finished(rt)
+    # The last one is let in, and goes the long way.
+    targets = [f"/analyze/results/{job.result_id}", f"/analyze/jobs/{job.job_id}"]
+    targets += [f"{targets[0]}?other=1", f"/analyze/results/{NOBODYS}"]
+
+    def ask() -> None:
+        for target in targets:
+            web.app.at_once(target.encode(), {"headers": [(b"x-org-id", b"alpha")], "client": None})
+
+    ask()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(50):
+            ask()
+        assert gc.collect() < 50
+    finally:
+        gc.enable()

@@ -63,8 +63,9 @@ class Call:
     """
 
     __slots__ = (
+        "_path",
         "_prefer",
-        "_scope",
+        "_raw_path",
         "correlated",
         "headers",
         "logged",
@@ -86,7 +87,9 @@ class Call:
         self.headers = headers
         self.method: str = scope["method"]
         self.request_id = _visible(headers.get(b"x-request-id")) or new_id()
-        self._scope = scope
+        # Not the scope: that may hold this call, and only the garbage collection would free the two.
+        self._raw_path: bytes | None = scope.get("raw_path")
+        self._path: str = scope.get("path", "")
         self.org_id: OrgId = DEFAULT_ORG
         self.unread = b"transfer-encoding" in headers or (announced is not None and announced != [b"0"])
         self.logged: Exception | None = None
@@ -112,7 +115,7 @@ class Call:
     @property
     def instance(self) -> str:
         """The path as it was sent, percent-encoded, at most 1,000 characters."""
-        raw = self._scope.get("raw_path") or quote(self._scope["path"]).encode()
+        raw = self._raw_path or quote(self._path).encode()
         return str(raw[:_MAX_INSTANCE].decode("ascii", "replace"))
 
     @property
