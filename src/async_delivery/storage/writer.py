@@ -2,7 +2,10 @@
 
 Knows nothing of tables. It takes the first function that waits, opens a transaction, runs each further function in a
 savepoint of its own, takes what has arrived meanwhile (within bounds), commits, and only then resolves the
-futures. With nothing waiting a function costs exactly one commit; nothing is ever waited for.
+futures. With nothing waiting a function costs exactly one commit.
+
+A commit costs as much as several functions, and callers that are busy come back as soon as they are answered. So a
+transaction waits, but only a moment, until as many have come as were about last time. One who is alone never waits.
 """
 
 from __future__ import annotations
@@ -21,6 +24,9 @@ from async_delivery.storage.sqlite_trouble import DATABASE_FAULTS, is_trouble
 # At 256 the cost of a commit is spread so thin that more would only make the first one wait.
 MAX_FUNCTIONS = 256
 MAX_SECONDS = 0.010
+# About what a commit takes; and the pause after which those who were about may have gone.
+COMPANY_SECONDS = 0.001
+COMPANY_LASTS_SECONDS = 0.005
 
 Function = Callable[[Any], Any]
 Waiting = tuple[Function, "Future[Any]"]
@@ -102,30 +108,39 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            item = self._queue.get()
+            item, about = self._queue.get(), 1
             while item is not None:
-                batch = _Batch(self._session, self._queue)
+                batch = _Batch(self._session, self._queue, about)
                 batch.run(item)
                 if batch.ended:
                     break
+                about, ended_at = batch.seen, monotonic()
                 item = self._queue.get()
+                if monotonic() - ended_at > COMPANY_LASTS_SECONDS:
+                    about = 1
         finally:
             self._session.close()
 
 
 class _Batch:
-    """One transaction of the writer. ``ended`` once the end of the queue was met.
+    """One transaction of the writer.
 
+    about   how many functions will probably come, if it waits for them a moment
+    seen    how many it has run, and how many had come by then for the next one
+    ended   once the end of the queue was met
     Functions run once more if there was no room for their transaction and the session could make some.
     """
 
-    def __init__(self, session: Session, queue: SimpleQueue[Waiting | None]) -> None:
+    def __init__(self, session: Session, queue: SimpleQueue[Waiting | None], about: int) -> None:
         self._session, self._queue = session, queue
+        self._about = about
+        self._patient_until: float | None = None
         self._next: Waiting | None = None
         self._begun: list[Waiting] = []
         self._done: list[tuple[Future[Any], Any]] = []
         self._failed: list[tuple[Future[Any], BaseException]] = []
         self._running: Future[Any] | None = None
+        self.seen = 1
         self.ended = False
 
     def run(self, first: Waiting) -> None:
@@ -158,6 +173,8 @@ class _Batch:
                 return False
             self._lose(self._uncertain(exc) if committing else self._unavailable(exc))
             return True
+        # Before they are answered: who comes back at once is not one more.
+        self.seen = len(self._begun) + self._queue.qsize()
         for future, value in self._done:
             future.set_result(value)
         for future, error in self._failed:
@@ -173,7 +190,7 @@ class _Batch:
             self._call(session, transaction, function, future)
         self._running = None
         while len(self._done) < MAX_FUNCTIONS and (not self._begun or monotonic() < stop_at):
-            item = self._take()
+            item = self._take() or self._wait_for_company()
             if item is None:
                 return
             function, future = item
@@ -190,8 +207,20 @@ class _Batch:
             return item
         if self.ended:
             return None
+        return self._get()
+
+    def _wait_for_company(self) -> Waiting | None:
+        """What comes soon, where more were about than have come."""
+        if self.ended or len(self._begun) >= self._about:
+            return None
+        if self._patient_until is None:
+            self._patient_until = monotonic() + COMPANY_SECONDS
+        left = self._patient_until - monotonic()
+        return self._get(left) if left > 0 else None
+
+    def _get(self, timeout_seconds: float = 0.0) -> Waiting | None:
         try:
-            following = self._queue.get_nowait()
+            following = self._queue.get(timeout_seconds > 0, timeout_seconds)
         except Empty:
             return None
         self.ended = following is None
