@@ -12,6 +12,7 @@ opened here: SQLite's own is used once, to map the file, which needs no descript
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
 import os
 import sys
@@ -71,7 +72,8 @@ def map_log_index(database: Path) -> LogIndex | None:
         descriptor = _descriptor_of(f"{os.path.realpath(database)}-shm")
     except OSError:
         return None
-    if descriptor is None:
+    # One that SQLite may only read it does not always lock, and then a writer that comes may cut the file off.
+    if descriptor is None or fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
         return None
     address = _libc().mmap(None, mmap.PAGESIZE, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
     return None if address == _MAP_FAILED else LogIndex(address)
