@@ -2,10 +2,11 @@
 
 A store runs functions: ``read`` gives one a Reader over a snapshot, ``write`` gives one a Transaction. On SQLite
 all writes of a process run on one writer thread, which commits many of them in one durable transaction (group
-commit), in the order they came, and a cancelled future that has not begun is never run; on PostgreSQL each is a
-transaction of its own on some thread of a pool, and only waiting for one keeps the next behind it. Either way
-``write`` returns after the commit, and a function that raises leaves nothing behind, whatever else was committed
-with it. Such a function may be run more than once: it must have no effect but through its Transaction.
+commit), in the order they came; on PostgreSQL ``write`` is a transaction of its own on the caller's thread, what
+``write_soon`` is given together shares one, and only waiting for one keeps the next behind it. Either way
+``write`` returns after the commit, a cancelled future that has not begun is never run, and a function that raises
+leaves nothing behind, whatever else was committed with it. Such a function may be run more than once: it must have
+no effect but through its Transaction.
 
 Texts are storable (``domain.text``): whoever writes has refused or mended the others.
 
