@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,11 +78,14 @@ class MoodyStore:
         return getattr(self._store, name)
 
     def write(self, fn: Callable[[Transaction], T]) -> T:
+        return self.write_soon(fn).result()
+
+    def write_soon(self, fn: Callable[[Transaction], T]) -> Future[T]:
         if self.refusing.is_set():
             raise UnavailableError("the disk is full")
         if not self.flowing.wait(DEADLINE_SECONDS):
             raise UnavailableError("the connection was lost")
-        return self._store.write(fn)
+        return self._store.write_soon(fn)
 
     def subscribe(self, listener: Callable[[Signal], Any]) -> Callable[[], None]:
         def hear(signal: Signal) -> None:

@@ -161,11 +161,11 @@ def test_a_folder_is_untouched_until_anything_is_done_in_it_or_to_it(tmp_path: P
     ]
     for deed in deeds:
         folder = home.new()
-        before = folder.untouched
+        before = folder.untouched(folder.made_at)
 
         deed(folder.path)
 
-        assert (before, folder.untouched) == (True, False)
+        assert (before, folder.untouched(folder.made_at)) == (True, False)
         assert folder.remove()
     assert tmp_path.exists()
     assert len({home.new().path for _ in range(3)}) == 3

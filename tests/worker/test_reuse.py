@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from async_delivery.domain.job import JobStatus
 from async_delivery.engine import jobs
+from async_delivery.worker.serving import ServingChild
 from tests.worker.support import ORG, World, alive, eventually
 
 
@@ -146,6 +148,40 @@ def test_a_folder_that_was_swept_away_while_nobody_used_it_costs_no_attempt(one:
     assert (job.status, job.attempt) == (JobStatus.COMPLETED, 1)
 
 
+def test_folders_may_lie_where_no_text_can_say(make_world: Any, tmp_path: Path) -> None:
+    world: World = make_world(slots=1, work_root=tmp_path / os.fsdecode(b"\xff")).start()
+
+    told = [world.run("fine").status for _ in range(2)]
+
+    assert told == [JobStatus.COMPLETED] * 2
+
+
+def test_whether_a_child_may_stay_is_found_out_while_the_end_is_written(
+    one: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = threading.Event()
+    write, look = one.store._store.write_soon, ServingChild.look
+
+    def slow(fn: Any) -> Any:
+        saved: list[str] = []
+
+        def and_wait(tx: Any) -> Any:
+            value = fn(Watched(tx, saved))
+            assert "completed" not in saved or looked.wait(20)
+            return value
+
+        return write(and_wait)
+
+    def watched(serving: ServingChild, max_attempts: int) -> Any:
+        looked.set()
+        return look(serving, max_attempts)
+
+    monkeypatch.setattr(one.store._store, "write_soon", slow)
+    monkeypatch.setattr(ServingChild, "look", watched)
+
+    assert one.run("fine").status is JobStatus.COMPLETED
+
+
 def test_children_do_not_share_their_random_numbers(one: World) -> None:
     numbers = {one.output("dices") for _ in range(3)}
     one.run("fine")
@@ -174,14 +210,14 @@ def test_a_busy_slot_takes_each_further_job_with_the_end_of_the_one_before(one: 
     one.first_partial(first)
     waiting = [one.submit("fine") for _ in range(4)]
     commits: list[list[str]] = []
-    write = one.store._store.write
+    write = one.store._store.write_soon
 
     def watched(fn: Any) -> Any:
         saved: list[str] = []
         commits.append(saved)
         return write(lambda tx: fn(Watched(tx, saved)))
 
-    one.store._store.write = watched  # type: ignore[method-assign]
+    one.store._store.write_soon = watched  # type: ignore[method-assign]
 
     jobs.cancel(one.rt, ORG, first.job_id, by="tests", reason=None)
     ended = [one.ended(job) for job in waiting]

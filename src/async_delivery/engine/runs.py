@@ -90,10 +90,12 @@ def _change(
     log: str | None = None,
     then: Callable[[Transaction], None] = lambda _tx: None,
     known: Job | None = None,
+    meanwhile: Callable[[], object] | None = None,
 ) -> Change | None:
     """Lock, ask the domain, save. ``log`` is kept with the attempt, and ``then`` done, in the same transaction.
 
-    known   the job as the caller saw it last: while it has not moved since, it need not be read
+    known       the job as the caller saw it last: while it has not moved since, it need not be read
+    meanwhile   done here while another thread writes
     """
 
     def write(tx: Transaction) -> Change | None:
@@ -110,7 +112,11 @@ def _change(
         return change
 
     try:
-        return rt.store.write(write)
+        if meanwhile is None:
+            return rt.store.write(write)
+        written = rt.store.write_soon(write)
+        meanwhile()
+        return written.result()
     except LeaseLostError as exc:
         telemetry.emit("write.refused", job_id=job_id, attempt=exc.attempt)
         raise
@@ -193,10 +199,12 @@ def complete_and_claim(
     claimer: Claimer,
     log: str | None = None,
     known: Job | None = None,
+    meanwhile: Callable[[], object] | None = None,
 ) -> tuple[Job, Run | None]:
     """``complete``, and the start of the next due attempt in the same transaction, for a worker that is free then.
 
-    known   the job as it was claimed: without a report since then it is still that, and need not be read
+    known       the job as it was claimed: without a report since then it is still that, and need not be read
+    meanwhile   what the worker has to do anyway: done while the store writes; it must not raise
     None where no job is due. Raises what ``complete`` raises; a claim that fails keeps no job from its end, and is
     tried again when the worker asks by itself.
     """
@@ -219,6 +227,7 @@ def complete_and_claim(
             log,
             claim_next,
             known,
+            meanwhile,
         )
     except _ClaimError:
         return complete(rt, org_id, job_id, fence, body, log), None

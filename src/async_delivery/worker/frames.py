@@ -65,8 +65,12 @@ def pack(tag: Tag, payload: bytes = b"") -> bytes:
 
 def join(head: dict[str, Any], body: bytes) -> bytes:
     """A payload of a small JSON object and bytes that are carried as they are."""
-    text = json.dumps(head).encode()
-    return _LENGTH.pack(len(text)) + text + body
+    return join_bytes(json.dumps(head).encode(), body)
+
+
+def join_bytes(head: bytes, body: bytes) -> bytes:
+    """The same of an object that is JSON already."""
+    return _LENGTH.pack(len(head)) + head + body
 
 
 def split(payload: bytes) -> tuple[bytes, bytes]:

@@ -63,6 +63,8 @@ class Reports:
 
     def flush(self, now: float) -> None:
         """Store the newest report, if it says anything new; one try, for progress may be lost."""
+        if not self._heard:
+            return
         report = self._take()
         if report in (_NOTHING, self._told) or self._attempt.lost:
             return

@@ -99,6 +99,11 @@ class ServingChild:
                 return False
         return True
 
+    @property
+    def lives(self) -> bool:
+        """False once it has died, also before the forkserver has told of it."""
+        return self.child.wait(0) is None and self.footprint.look().rss_bytes > 0
+
     def look(self, max_attempts: int) -> tuple[str | None, bool]:
         """After a success: why it must not serve another attempt, None if it may; and whether it has but one thread."""
         if self.info.isolation is not Isolation.WARM or self.info.executor is not Executor.CHILD:

@@ -66,17 +66,31 @@ class Next:
 
 
 def complete_and_claim(
-    rt: Runtime, attempt: Attempt, body: SealedBody, claimer: Claimer, log: str | None
+    rt: Runtime,
+    attempt: Attempt,
+    body: SealedBody,
+    claimer: Claimer,
+    log: str | None,
+    meanwhile: Callable[[], object],
 ) -> tuple[Job | None, Next | None]:
     """Write the final result, and in the same transaction take the next job that is due, if any is.
 
+    ``meanwhile`` is done while the store writes, once more if it is asked again, and must not raise.
     The job after it, or None if it is not this worker's any more. Raises UnsettledError.
     """
 
     def write() -> tuple[Job, Next | None]:
         asked_at = monotonic()
         job, run = runs.complete_and_claim(
-            rt, attempt.org_id, attempt.job_id, attempt.fence, body, claimer, log=log, known=attempt.run.job
+            rt,
+            attempt.org_id,
+            attempt.job_id,
+            attempt.fence,
+            body,
+            claimer,
+            log=log,
+            known=attempt.run.job,
+            meanwhile=meanwhile,
         )
         return job, Next(run, asked_at) if run else None
 

@@ -5,13 +5,16 @@ Imports engine, telemetry and domain.
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Any, Protocol
+
+import orjson
 
 from async_delivery import telemetry
 from async_delivery.domain.analysis import AnalysisInfo
@@ -28,7 +31,7 @@ from async_delivery.worker.complaints import Complaints
 from async_delivery.worker.dialogue import Dialogue
 from async_delivery.worker.ending import Ending, EndKind, failed
 from async_delivery.worker.forkserver import Child, ForkError
-from async_delivery.worker.frames import Tag, join, pack
+from async_delivery.worker.frames import Tag, join_bytes, pack
 from async_delivery.worker.heartbeat import lease_until
 from async_delivery.worker.limits import WorkerSettings
 from async_delivery.worker.roster import Roster
@@ -163,9 +166,9 @@ class Slot:
             why = info.unavailable_reason if info else "it is not installed"
             self._settle(attempt, failed(FailureCode.ANALYSIS_UNAVAILABLE, f"{job.analysis}: {why}"), None)
             return
-        workdir, path = self._folder(), self._input_path(attempt)
+        workdir = self._folder()
         try:
-            file = self._fetch(attempt, path)
+            file = self._fetch(attempt)
             self._converse(attempt, info, workdir, file)
         except NotFoundError:
             self._settle(attempt, failed(FailureCode.INPUT_NOT_FOUND, "the uploaded file is gone"), None)
@@ -175,13 +178,15 @@ class Slot:
             self._floor.draining.wait(_TROUBLE_PAUSE_SECONDS)
         finally:
             if attempt.run.input is not None:
-                path.unlink(missing_ok=True)
+                self._input_path(attempt).unlink(missing_ok=True)
             if not self._keeps_workdir:
                 self._remove_workdir()
 
     def _folder(self) -> Path:
         """An empty one for the attempt that begins."""
-        if self._workdir is not None and not (self._taken_on or self._workdir.untouched):
+        if self._workdir is not None and not (
+            self._taken_on or self._workdir.untouched(self._workdir.made_at)
+        ):
             # While the slot was idle somebody swept the temporary folder.
             self._remove_workdir()
         self._keeps_workdir = False
@@ -198,13 +203,14 @@ class Slot:
         # Never the path of another attempt's: what an analysis remembers of one path must not be somebody else's.
         return self._floor.workdirs.beside(f"{attempt.job_id}-{attempt.fence.attempt}.input")
 
-    def _fetch(self, attempt: Attempt, path: Path) -> dict[str, Any] | None:
+    def _fetch(self, attempt: Attempt) -> dict[str, Any] | None:
         """Bring the uploaded file; the analysis reads it beside its folder, which stays empty for its own use."""
         file = attempt.run.input
         if file is None:
             if attempt.run.request.input_id is not None:
                 raise NotFoundError("input")
             return None
+        path = self._input_path(attempt)
 
         def fetch() -> None:
             path.unlink(missing_ok=True)
@@ -233,14 +239,20 @@ class Slot:
             self._abandon(attempt)
             return
         if ending.kind is EndKind.COMPLETED:
-            # The tenant waits for this; whether the child may stay is looked at afterwards.
-            self._complete(attempt, ending, serving.output.text())
-            reason, alone = serving.look(self._floor.settings.max_attempts_per_child)
+            found: list[tuple[str | None, bool]] = []
+
+            def look() -> None:
+                if not found:
+                    found.append(self._look(serving))
+
+            # The tenant waits for this; whether the child may stay is looked at while the store writes.
+            self._complete(attempt, ending, serving.output.text(), look)
+            look()
+            reason, untouched = found[0]
             if reason is not None or dialogue.stopped:
                 self._end_child(reason or "stopped")
             else:
-                # A thread that the attempt has left behind may know the folder.
-                self._keeps_workdir = alone and self._workdir is not None and self._workdir.untouched
+                self._keeps_workdir = untouched
             return
         exit_code = serving.child.exit.code if serving.child.exit else None
         # Dead before the end is written: from then on another attempt may start.
@@ -252,6 +264,13 @@ class Slot:
         ):
             ending = Ending(EndKind.RELEASED)
         self._settle(attempt, ending, serving.output.text())
+
+    def _look(self, serving: ServingChild) -> tuple[str | None, bool]:
+        """Why the child must not serve another attempt, None if it may; and whether the folder may."""
+        reason, alone = serving.look(self._floor.settings.max_attempts_per_child)
+        # A thread that the attempt has left behind may know the folder.
+        workdir = self._workdir if reason is None and alone else None
+        return reason, workdir is not None and workdir.untouched(self.turned_at)
 
     def _order(
         self,
@@ -277,12 +296,16 @@ class Slot:
             "fault_injection": self._rt.policy.fault_injection,
             "input": file,
         }
-        return pack(Tag.JOB, join(head, run.request.params_json))
+        try:
+            text = orjson.dumps(head)
+        except TypeError:  # a path that is no UTF-8
+            text = json.dumps(head).encode()
+        return pack(Tag.JOB, join_bytes(text, run.request.params_json))
 
     def _child_for(self, attempt: Attempt, info: AnalysisInfo) -> ServingChild:
         """The warm child, if it serves this analysis and lives; else a new one. Raises ForkError."""
         if self._serving is not None:
-            if self._serving.info is info and (self._taken_on or self._serving.child.wait(0) is None):
+            if self._serving.info is info and (self._taken_on or self._serving.lives):
                 return self._serving
             self._end_child("other analysis" if self._serving.info is not info else "died idle")
         began = perf_counter()
@@ -319,8 +342,13 @@ class Slot:
             # Perhaps nobody has taken the job yet: then it is given back once the store answers.
             self._floor.roster.leave(attempt)
 
-    def _complete(self, attempt: Attempt, ending: Ending, log: str | None) -> None:
-        """Write a success and take the next job with it: one commit for each job of a busy slot instead of two."""
+    def _complete(
+        self, attempt: Attempt, ending: Ending, log: str | None, meanwhile: Callable[[], object]
+    ) -> None:
+        """Write a success and take the next job with it: one commit for each job of a busy slot instead of two.
+
+        ``meanwhile`` is done while the store writes, if it can be.
+        """
         floor = self._floor
         if ending.body is None or not self._takes_next():
             self._settle(attempt, ending, log)
@@ -328,7 +356,7 @@ class Slot:
         seen = floor.bell.rings
         try:
             done, following = complete_and_claim(
-                self._rt, attempt, ending.body, Claimer(floor.worker_id, floor.claims), log
+                self._rt, attempt, ending.body, Claimer(floor.worker_id, floor.claims), log, meanwhile
             )
         except UnsettledError:
             floor.roster.leave(attempt)

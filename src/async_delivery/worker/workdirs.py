@@ -15,26 +15,35 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from time import monotonic
 
 _LOCK = ".lock"
+# The times that a file system keeps are no finer than its clock's ticks; FAT has the coarsest.
+_COARSE_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Workdir:
     """A folder as it was when it was made.
 
-    made   what the kernel said of it: which one it is, who may enter, and when anything of it was changed last
+    made      what the kernel said of it: which one it is, who may enter, and when anything of it was changed last
+    made_at   by the monotonic clock
     """
 
     path: Path
     made: tuple[int, ...]
+    made_at: float
 
-    @property
-    def untouched(self) -> bool:
-        """True if it is still the same folder, and nothing was ever done in it or to it."""
+    def untouched(self, since: float) -> bool:
+        """True if it is still the same folder, and nothing was done in it or to it by what began ``since`` (monotonic).
+
+        It was as it was made then.
+        """
         try:
-            # The time of a change may be too coarse to tell one that followed at once, so it is looked into as well.
-            return _signature(self.path) == self.made and not os.listdir(self.path)
+            if _signature(self.path) != self.made:
+                return False
+            # A change so soon after the making may bear the same time.
+            return since > self.made_at + _COARSE_SECONDS or not os.listdir(self.path)
         except OSError:
             return False
 
@@ -90,7 +99,7 @@ class Workdirs:
     def new(self) -> Workdir:
         """An empty folder under a name that no other has had."""
         path = self.make(str(next(self._numbers)))
-        return Workdir(path, _signature(path))
+        return Workdir(path, _signature(path), monotonic())
 
     def beside(self, name: str) -> Path:
         """Where a file may lie that belongs to an attempt, but not into its folder."""
