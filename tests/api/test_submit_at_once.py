@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,10 @@ import pytest
 from async_delivery import telemetry
 from async_delivery.domain.errors import ConflictError, UnavailableError
 from async_delivery.engine.runtime import Runtime
+from async_delivery.testing import FakeClock
 from tests.api.support import Raw, Server, finished, read_answer, serving, stored_jobs, wait_for
+from tests.engine.support import runtime
+from tests.postgres import shared_server
 
 ASYNC = {"options": {"async_mode": {"requested": True}}}
 _ID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -259,3 +263,16 @@ def test_a_tenants_rate_counts_a_submit_once_that_begins_at_once_and_ends_the_lo
         answers = [server.send(post({}, "Prefer: wait=0")).status for _ in range(2)]
 
     assert answers == [202, 429]
+
+
+@pytest.mark.postgres
+def test_on_postgresql_the_answers_are_the_same_too(tmp_path: Path, clock: FakeClock) -> None:
+    with shared_server().lent_store(tmp_path) as store, serving(runtime(store, clock)) as server:
+        # The first has to ask the store how long such jobs take; the next know.
+        answers = [both(server, ASYNC, "Idempotency-Key: k") for _ in range(2)]
+        refused = both(server, {**ASYNC, "params": {"upto": -1}})
+
+    assert answers[0][0] == answers[0][1]
+    assert answers[1][0] == answers[1][1]
+    assert [b"idempotency-replayed" in one for one, _ in answers] == [False, True]
+    assert refused[0] == refused[1]

@@ -2,8 +2,8 @@
 
 Between a server and an application lie a task, messages and timers, which take longer than all that is done for such
 a request. What is answered is the same to the byte as by the long way through ``edge`` and ``submit``, which is for
-everything that is not plain: forms, long bodies, bodies in pieces, answers that are held back, queries in the target,
-and stores whose reads take a trip.
+everything that is not plain: forms, long bodies, bodies in pieces, answers that are held back, and queries in the
+target.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import NamedTuple
 
 from async_delivery.api.answer import Answer
 from async_delivery.api.at_once import write
@@ -38,6 +39,15 @@ from async_delivery.engine.jobs import Submitted
 Answered = Callable[[int, bytes], None]
 
 
+class _Entered(NamedTuple):
+    """A request whose job is on its way to the store."""
+
+    call: Call
+    key: str | None
+    wish: Wish
+    answered: Answered
+
+
 class SubmitAtOnce:
     """Built once with the app.
 
@@ -49,9 +59,9 @@ class SubmitAtOnce:
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        here = api.rt.store.inline_reads
-        self.max_bytes = min(INLINE_BYTES, api.settings.max_body_bytes) if here else 0
+        self.max_bytes = min(INLINE_BYTES, api.settings.max_body_bytes)
         self._landings: Landings | None = None
+        self._reading: set[asyncio.Task[None]] = set()
 
     def begin(self, scope: Scope, body: bytes, answered: Answered) -> bool:
         """Enter what ``body`` asks for. ``answered`` is called once, here or later on the event loop.
@@ -66,16 +76,17 @@ class SubmitAtOnce:
             admit(api, call, scope["client"])
             scope["call"] = call
             api.refuse_while_draining()
-            entered = self._enter(call, body)
+            found = self._enter(call, body)
         except Exception as exc:  # noqa: BLE001  the last net, as in ``edge``
             _send(call, error_answer(exc, call), answered)
             return True
-        if entered is None:
+        if found is None:
             return False
-        future, key, wish = entered
+        future, key, wish = found
         if key is not None:
             api.in_flight.add((call.org_id, key))
-        self._landed_on_loop().expect(future, lambda done: self._answer(call, key, wish, done, answered))
+        entered = _Entered(call, key, wish, answered)
+        self._landed_on_loop().expect(future, lambda done: self._landed(entered, done))
         return True
 
     def _enter(self, call: Call, body: bytes) -> tuple[Future[Submitted], str | None, Wish] | None:
@@ -98,20 +109,34 @@ class SubmitAtOnce:
             self._landings = Landings(loop)
         return self._landings
 
-    def _answer(
-        self, call: Call, key: str | None, wish: Wish, future: Future[Submitted], answered: Answered
-    ) -> None:
-        if key is not None:
-            self._api.in_flight.discard((call.org_id, key))
+    def _landed(self, entered: _Entered, future: Future[Submitted]) -> None:
+        api, call = self._api, entered.call
+        if entered.key is not None:
+            api.in_flight.discard((call.org_id, entered.key))
+        if not future.cancelled() and future.exception() is None:
+            job = future.result().job
+            if not (api.rt.store.inline_reads or job.status.terminal or api.estimates.is_fresh(job.analysis)):
+                # What is said of the time left takes a trip to the store, every few seconds.
+                task = asyncio.ensure_future(self._answer_later(entered, future))
+                self._reading.add(task)
+                task.add_done_callback(self._reading.discard)
+                return
+        _send(call, self._answer(entered, future), entered.answered)
+
+    async def _answer_later(self, entered: _Entered, future: Future[Submitted]) -> None:
+        answer = await self._api.run(lambda: self._answer(entered, future))
+        _send(entered.call, answer, entered.answered)
+
+    def _answer(self, entered: _Entered, future: Future[Submitted]) -> Answer:
+        call = entered.call
         try:
             submitted = future.result()
-            note(call, submitted, wish)
-            answer = accepted_answer(self._api, call, submitted.job, wish.applied)
+            note(call, submitted, entered.wish)
+            return accepted_answer(self._api, call, submitted.job, entered.wish.applied)
         except ConflictError as exc:
-            answer = error_answer(exc if key is None else IdempotencyInFlightError(), call)
+            return error_answer(exc if entered.key is None else IdempotencyInFlightError(), call)
         except Exception as exc:  # noqa: BLE001  the last net, as in ``edge``
-            answer = error_answer(exc, call)
-        _send(call, answer, answered)
+            return error_answer(exc, call)
 
 
 def _send(call: Call, answer: Answer, answered: Answered) -> None:

@@ -36,6 +36,11 @@ class Estimates:
             self._known[analysis] = (typical, monotonic())
         return typical
 
+    def is_fresh(self, analysis: str) -> bool:
+        """True if ``typical_seconds`` need not ask the store."""
+        known = self._known.get(analysis)
+        return known is not None and monotonic() - known[1] < _FRESH_SECONDS
+
     def eta_seconds(self, job: Job) -> float | None:
         """Seconds of work left for ``job`` as far as can be told; 0 when it has ended, None when unknown.
 
