@@ -75,6 +75,7 @@ def every_statement() -> dict[str, ClauseElement]:
     found.update({f"checks.{number}": check.wrong for number, check in enumerate(checks.CHECKS)})
     found.update({f"info.{name}": statement for name, statement in counts.COUNTS.items()})
     found["move_job"] = sql.move_job(("event_seq", "status", "place"))
+    found["enter_job"] = sql.enter_job(("job_id", "org_id"))
     found["report_job"] = sql.move_job(("event_seq", "stage"))
     found["list_jobs"] = sql.list_jobs(
         2, 2, analysis=True, after=True, before=True, page=True, completed=False

@@ -168,8 +168,8 @@ _SETTERS = tuple(_SET.values())
 
 
 def evolve(job: Job, **changes: Any) -> Job:
-    """``job`` with ``changes``: what ``dataclasses.replace`` does, in less than half its time. Each job takes three such
-    steps, most of them on the one thread that writes. Raises KeyError for what is no field."""
+    """``job`` with ``changes``: what ``dataclasses.replace`` does, in less than half its time. Each job takes three
+    such steps, most of them on the one thread that writes. Raises KeyError for what is no field."""
     made = object.__new__(Job)
     for put, value in zip(_SETTERS, _READ(job), strict=True):
         put(made, value)

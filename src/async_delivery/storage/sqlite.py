@@ -22,6 +22,7 @@ from async_delivery.domain.lifecycle import Change
 from async_delivery.domain.reserve import Reserve
 from async_delivery.domain.tenant import OrgId
 from async_delivery.storage import dispatch
+from async_delivery.storage import statements as sql
 from async_delivery.storage.ballast import Ballast
 from async_delivery.storage.contract import Reader, Signal, StoreInfo, Transaction
 from async_delivery.storage.dialects import Texts
@@ -52,7 +53,18 @@ class SqliteTransaction(SqliteReader, SqlTransaction):
 
     def _entering(self, change: Change) -> list[Write]:
         self._ballast.require_room(self._unused_bytes)
-        return super()._entering(change)
+        (_, columns), *others = super()._entering(change)
+        # Each parameter is bound by itself, and a new job has nothing yet in half of its columns.
+        given = {name: value for name, value in columns.items() if value is not None}
+        return [(sql.enter_job(tuple(given)), given), *others]
+
+    def enter_result(self, columns: Params) -> int:
+        # RETURNING gathers its rows in a table first; that the key is the row's own number, the driver knows anyhow.
+        text, pick = PLACED[sql.ENTER_RESULT]
+        key = self._sqlite.execute(text, pick(columns)).lastrowid
+        if key is None:
+            raise sqlite3.OperationalError("a result was entered without a key")
+        return key
 
     def claimable(
         self, limit: int, analyses: Sequence[str] | None, max_running_per_tenant: int | None, now: datetime

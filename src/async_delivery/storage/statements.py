@@ -84,6 +84,12 @@ SEE_JOB = FIND_JOB.add_columns(
 INSERT_JOB = _enter(jobs, [*job_rows.JOB_COLUMNS, "place", "results_kept", "events_kept"])
 
 
+@cache
+def enter_job(columns: tuple[str, ...]) -> Insert:
+    """INSERT_JOB with these columns, all others left to their defaults."""
+    return _enter(jobs, columns)
+
+
 def _unmoved() -> list[ColumnElement[bool]]:
     """The stored job is the one the change was made from."""
     return [
@@ -327,7 +333,8 @@ LIST_EVENTS = (
 )
 
 # ---------------------------------------------------------------- results
-INSERT_RESULT = _enter(results, rows.RESULT_COLUMNS).returning(results.c.result_key)
+ENTER_RESULT = _enter(results, rows.RESULT_COLUMNS)
+INSERT_RESULT = ENTER_RESULT.returning(results.c.result_key)
 INSERT_BODY = _enter(result_bodies, ["result_key", "data"])
 FIND_RESULT = (
     select(*_pick(results, rows.RESULT_COLUMNS), jobs.c.status, jobs.c.correlation_id)

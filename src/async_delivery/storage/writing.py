@@ -99,10 +99,15 @@ class SqlTransaction(SqlReader):
         key: Any = None
         for statement, params in others if written else ():
             if statement is sql.INSERT_RESULT:
-                (key,) = self.run(statement, params).fetchone()
+                key = self.enter_result(params)
             else:
                 self.run(statement, {**params, "result_key": key} if statement is sql.INSERT_BODY else params)
         return written
+
+    def enter_result(self, columns: Params) -> int:
+        """Run INSERT_RESULT; the key of the row."""
+        (key,) = self.run(sql.INSERT_RESULT, columns).fetchone()
+        return int(key)
 
     def _entering(self, change: Change) -> list[Write]:
         job, request = change.job, change.request
