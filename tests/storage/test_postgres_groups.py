@@ -15,8 +15,9 @@ import pytest
 
 from async_delivery.domain.errors import AsyncDeliveryError, ConflictError, UnavailableError
 from async_delivery.domain.job import JobId, Priority
+from async_delivery.domain.lifecycle import Change
 from async_delivery.domain.tenant import OrgId
-from async_delivery.storage.contract import Reader, Signal, Store, Transaction
+from async_delivery.storage.contract import IdempotencyRecord, Reader, Signal, Store, Transaction
 from async_delivery.storage.opening import Mode, StoreFile, create_store, open_store
 from async_delivery.storage.postgres_pool import Connections
 from tests.contract.support import ALPHA, BETA, House, saving
@@ -275,3 +276,100 @@ def test_jobs_that_come_out_of_order_line_up_in_the_order_they_will_run(store: S
         future.result(timeout=60)
 
     assert places(store, ALPHA, BETA) == [[1, 2, 3, 0, None], [0]]
+
+
+# ---------------------------------------------------------------- idempotency keys
+def keyed(
+    house: House, change: Change, key: str, runs: list[str] | None = None
+) -> Callable[[Transaction], JobId]:
+    """What a submit with an Idempotency-Key does: the job that it led to."""
+    record = IdempotencyRecord(key, f"fingerprint of {key}", change.job.job_id, house.now)
+
+    def write(tx: Transaction) -> JobId:
+        if runs is not None:
+            runs.append(key)
+        known = tx.find_idempotency(ALPHA, key)
+        if known is not None:
+            return known.job_id
+        tx.save(change)
+        tx.put_idempotency(ALPHA, record)
+        return change.job.job_id
+
+    return write
+
+
+def test_keys_are_kept_with_their_jobs_and_lead_to_them_within_a_group_too(
+    store: Store, commits: list[int]
+) -> None:
+    house = House(store)
+    changes = [house.submission() for _ in range(7)]
+    keys = ["a", "b", "c", "a", "d", "b", None]
+
+    with gathered(store):
+        futures: list[Future[Any]] = [
+            store.write_soon(saving(change) if key is None else keyed(house, change, key))
+            for change, key in zip(changes, keys, strict=True)
+        ]
+
+    ids = [change.job.job_id for change in changes]
+    assert [outcome(future) for future in futures] == [ids[0], ids[1], ids[2], ids[0], ids[4], ids[1], None]
+    assert len(commits) == 2
+    assert [house.find(change.job) is not None for change in changes] == [
+        True,
+        True,
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
+    for key, job_id in (("a", ids[0]), ("b", ids[1]), ("c", ids[2]), ("d", ids[4])):
+        record = store.read(lambda reader, it=key: reader.find_idempotency(ALPHA, it))  # type: ignore[misc]
+        assert record == IdempotencyRecord(key, f"fingerprint of {key}", job_id, house.now)
+
+
+def test_a_key_that_somebody_else_takes_meanwhile_fails_its_job_alone(store: Store, file: StoreFile) -> None:
+    house = House(store)
+    first, theirs, plain = (house.submission() for _ in range(3))
+    house.save(theirs)
+    runs: list[str] = []
+
+    def take(tx: Transaction) -> None:
+        # In a transaction of its own, between the look and the entry.
+        with psycopg.connect(file.database, autocommit=True) as somebody:
+            somebody.execute(
+                b"INSERT INTO async_delivery.idempotency_keys (org_id, key, fingerprint, job_id, created_at)"
+                b" VALUES ('alpha', 'k', 'theirs', %s, 0) ON CONFLICT DO NOTHING",
+                (theirs.job.job_id,),
+            )
+
+    with gathered(store):
+        mine = store.write_soon(keyed(house, first, "k", runs))
+        stolen = store.write_soon(take)
+        other = store.write_soon(saving(plain))
+
+    # Run again by itself, it finds the key; nothing of its job is kept.
+    assert [outcome(future) for future in (mine, stolen, other)] == [theirs.job.job_id, None, None]
+    assert runs == ["k", "k"]
+    assert house.find(first.job) is None
+    assert house.find(plain.job) == plain.job
+    assert house.violations() == []
+
+
+def test_a_key_that_is_over_is_replaced_in_a_group(store: Store) -> None:
+    house = House(store)
+    old, new = house.submission(), house.submission()
+    store.write(keyed(house, old, "k"))
+    house.later(seconds=100_000)
+
+    def replace_it(tx: Transaction) -> None:
+        assert tx.find_idempotency(ALPHA, "k") is not None
+        tx.save(new)
+        tx.put_idempotency(ALPHA, IdempotencyRecord("k", "other", new.job.job_id, house.now))
+
+    with gathered(store):
+        future = store.write_soon(replace_it)
+    assert outcome(future) is None
+    found = store.read(lambda reader: reader.find_idempotency(ALPHA, "k"))
+    assert found is not None
+    assert found.job_id == new.job.job_id

@@ -22,7 +22,8 @@ from psycopg.pq import TransactionStatus
 from async_delivery.domain.errors import UnavailableError
 from async_delivery.domain.tenant import OrgId
 from async_delivery.storage import statements as sql
-from async_delivery.storage.contract import Signal
+from async_delivery.storage.cells import to_micros
+from async_delivery.storage.contract import IDEMPOTENCY_TTL_SECONDS, IdempotencyRecord, Signal
 from async_delivery.storage.postgres_clock import DatabaseClock
 from async_delivery.storage.postgres_pool import Connections
 from async_delivery.storage.postgres_session import PostgresTransaction, Session
@@ -43,7 +44,7 @@ Answer: TypeAlias = tuple[Any, BaseException | None]
 _MAX_FUNCTIONS = 64
 # A job whose parameters are longer is entered at once: sixteen of them need not be in memory as one message.
 _MAX_HELD_BYTES = 65_536
-# No held job changes the answers to these: places of a tenant are counted on here, and keys are never held.
+# No held job changes the answers to these: places are counted on here, and a held key is known.
 _UNMOVED = frozenset({TEXTS[sql.PLACES], TEXTS[sql.FIND_KEY]})
 
 
@@ -52,14 +53,21 @@ class _Holding(Session):
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
-        self._held: list[Sequence[dict[str, Any]]] = []
+        self._held: list[list[dict[str, Any]]] = []
         self._marked = 0
         # Whether something since the mark has been written, so that only a rollback of all undoes it.
         self.wrote = False
 
-    def hold(self, rows: Sequence[dict[str, Any]]) -> None:
+    def hold(self, rows: list[dict[str, Any]]) -> None:
         """Enter a job, later: the rows of ENTRY."""
         self._held.append(rows)
+
+    def hold_key(self, row: dict[str, Any]) -> bool:
+        """Enter an Idempotency-Key with the job that was held last; False if it is another's."""
+        if not self._held or self._held[-1][0]["job_id"] != row["job_id"]:
+            return False
+        self._held[-1].append(row)
+        return True
 
     def mark(self) -> None:
         """From here on another function speaks."""
@@ -117,6 +125,9 @@ class GroupTransaction(PostgresTransaction):
         super().__init__(connection, TEXTS, clock)
         self._holding = connection
         self._places: dict[OrgId, int] = {}
+        # What was asked for and not found, and so is free unless somebody else takes it now; and what is held.
+        self._free_keys: set[tuple[OrgId, str]] = set()
+        self._held_keys: set[tuple[OrgId, str]] = set()
 
     def next_place(self, org_id: OrgId) -> int:
         place = self._places.get(org_id)
@@ -124,6 +135,30 @@ class GroupTransaction(PostgresTransaction):
             place = super().next_place(org_id)
         self._places[org_id] = place + 1
         return place
+
+    def find_idempotency(self, org_id: OrgId, key: str) -> IdempotencyRecord | None:
+        if (org_id, key) in self._held_keys:
+            self._holding.enter()
+        found = super().find_idempotency(org_id, key)
+        if found is None:
+            self._free_keys.add((org_id, key))
+        return found
+
+    def put_idempotency(
+        self, org_id: OrgId, record: IdempotencyRecord, ttl_seconds: int = IDEMPOTENCY_TTL_SECONDS
+    ) -> None:
+        key = (org_id, record.key)
+        row = {
+            "org_id": org_id,
+            "key": record.key,
+            "fingerprint": record.fingerprint,
+            "job_id": record.job_id,
+            "created_at": to_micros(record.created_at),
+        }
+        if key in self._free_keys and key not in self._held_keys and self._holding.hold_key(row):
+            self._held_keys.add(key)
+        else:
+            super().put_idempotency(org_id, record, ttl_seconds)
 
     def write_together(self, writes: Sequence[Write]) -> int:
         if tuple(statement for statement, _ in writes) != ENTRY:

@@ -27,8 +27,9 @@ _INSERT = re.compile(
 PARAMETER = re.compile(r"%\((\w+)\)s")
 
 TEXTS = Texts(POSTGRESQL)
-# What is written of a new job.
+# What is written of a new job, and of one that came with an Idempotency-Key.
 ENTRY: tuple[ClauseElement, ...] = (sql.INSERT_JOB, sql.INSERT_REQUEST, sql.INSERT_EVENT)
+KEYED_ENTRY: tuple[ClauseElement, ...] = (*ENTRY, sql.INSERT_KEY)
 # So many jobs in one statement: few sizes, so that each is prepared; more would save nothing more.
 _SIZES = (16, 8, 4, 2, 1)
 
@@ -73,22 +74,27 @@ def params_of(writes: Sequence[Write]) -> dict[str, object]:
 
 
 def entries_of(jobs: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[tuple[bytes, list[Any]]]:
-    """The statements that enter ``jobs`` in their order, each with its values; of each job the parameters of ENTRY."""
-    start = 0
-    while start < len(jobs):
-        size = next(size for size in _SIZES if size <= len(jobs) - start)
-        text, names = _entering(size)
-        some = jobs[start : start + size]
-        yield text, [job[place][name] for place in range(len(ENTRY)) for job in some for name in names[place]]
-        start += size
+    """The statements that enter ``jobs``, each with its values; of each job the parameters of its entry."""
+    for entry in (ENTRY, KEYED_ENTRY):
+        alike = [job for job in jobs if len(job) == len(entry)]
+        start = 0
+        while start < len(alike):
+            size = next(size for size in _SIZES if size <= len(alike) - start)
+            text, names = _entering(entry, size)
+            some = alike[start : start + size]
+            yield (
+                text,
+                [job[place][name] for place in range(len(entry)) for job in some for name in names[place]],
+            )
+            start += size
 
 
 @cache
-def _entering(size: int) -> tuple[bytes, list[list[str]]]:
+def _entering(entry: tuple[ClauseElement, ...], size: int) -> tuple[bytes, list[list[str]]]:
     """One statement that enters so many jobs, with the server's own placeholders, and the names of the parameters of
     each part: all jobs' of the first come before those of the second."""
     parts, names, number = [], [], count(1)
-    for statement in ENTRY:
+    for statement in entry:
         found = _INSERT.fullmatch(TEXTS[statement])
         if found is None or found["tail"]:
             raise ValueError(f"not a plain INSERT of values: {TEXTS[statement]}")
