@@ -152,13 +152,18 @@ def _undated(bundle: JobBundle) -> Iterator[Entry]:
 
 
 # ---------------------------------------------------------------- in
-def import_jobs(store: Store, source: Source, tell: Tell, now: Callable[[], datetime]) -> Account:
+def import_jobs(
+    store: Store, source: Source, tell: Tell, now: Callable[[], datetime], *, ahead: bool = True
+) -> Account:
     """Enter every job of ``source`` that ``store`` does not have; what is there already stays as it is.
 
     Committed in batches: after a fault the batches before it stand, and the same import goes on from there.
     Raises UnavailableError.
+
+    ahead   read a batch while the one before is written: right where another process writes. One that writes in this
+            process takes turns with the reading, row by row, and both pay for the change
     """
-    return _Import(store, source, tell, now).run()
+    return _Import(store, source, tell, now, ahead).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +181,7 @@ class _Import:
     source: Source
     tell: Tell
     now: Callable[[], datetime]
+    ahead: bool
     account: Account = field(default_factory=Account)
     # Uploaded files: entered or there, by tenant and id; and those that must be entered with the next batch.
     _settled: set[tuple[OrgId, str]] = field(default_factory=set)
@@ -207,7 +213,7 @@ class _Import:
 
     # ------------------------------------------------------------ a batch
     def _put(self, arrivals: Sequence[Arrival]) -> None:
-        """Have a batch written while the next one is read; the one before it is settled first."""
+        """Have a batch written; the one before it is settled first."""
         given = [bundle for bundle in (self._with_input(each) for each in arrivals) if bundle is not None]
         if not given:
             return
@@ -232,6 +238,8 @@ class _Import:
         written = self.store.write_soon(write)
         self._await()
         self._pending = _Batch(arrivals, given, written)
+        if not self.ahead:
+            self._await()
 
     def _await(self) -> None:
         """Settle the batch that is being written."""

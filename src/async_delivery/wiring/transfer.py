@@ -5,6 +5,7 @@ Imports ``storage`` and ``engine``; nothing of HTTP or workers.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from async_delivery.engine.transfer import export_jobs, import_jobs
 from async_delivery.settings import Settings
 from async_delivery.storage import conversion
 from async_delivery.storage.account_file import SUFFIX, AccountFile
+from async_delivery.storage.contract import Store
 from async_delivery.storage.document import Document
 from async_delivery.storage.document_jobs import Defaults
 from async_delivery.storage.document_source import DocumentSource
@@ -80,11 +82,15 @@ def _already(file: StoreFile, path: Path) -> Moved:
 def _convert(settings: Settings, account_path: Path | None) -> Moved:
     path, started_at = settings.store_file, _now()
     sweep_unfinished(path)
-    with Document(path) as document, _account("convert", settings, path, account_path, started_at) as book:
+    with (
+        _seldom_collected(),
+        Document(path) as document,
+        _account("convert", settings, path, account_path, started_at) as book,
+    ):
         begun = conversion.begin(document, settings.store_url, store_id=new_id(), now=started_at)
         store = conversion.open_begun(begun)
         try:
-            account = import_jobs(store, _source(document, settings), book.tell, _now)
+            account = _take_over(store, document, settings, begun, book)
             broken = store.read(lambda reader: reader.violations(_MOST_VIOLATIONS))
         finally:
             store.close()
@@ -121,10 +127,11 @@ def import_document(settings: Settings, source: Path, account_path: Path | None)
     store = open_store(settings.store_file, Mode.TOOL)
     try:
         with (
+            _seldom_collected(),
             Document(source) as document,
             _account("import", settings, source, account_path, started_at) as book,
         ):
-            account = import_jobs(store, _source(document, settings), book.tell, _now)
+            account = _take_over(store, document, settings, file, book)
             book.finish(account, store_id=file.store_id, database=file.database)
     finally:
         store.close()
@@ -143,8 +150,10 @@ def _refuse_store_file(path: Path) -> None:
     )
 
 
-def _source(document: Document, settings: Settings) -> DocumentSource:
-    return DocumentSource(document, Defaults(settings.default_analysis, settings.results_ttl_seconds))
+def _take_over(store: Store, document: Document, settings: Settings, file: StoreFile, book: _Book) -> Account:
+    """Enter the jobs of the document in the store that ``file`` names."""
+    source = DocumentSource(document, Defaults(settings.default_analysis, settings.results_ttl_seconds))
+    return import_jobs(store, source, book.tell, _now, ahead=not file.is_sqlite)
 
 
 # ---------------------------------------------------------------- export
@@ -195,6 +204,18 @@ def export_to(
             book.tell(entry)
         book.finish(account, store_id=file.store_id, database=file.database)
     return Moved(file, account, book.path)
+
+
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Look for cycles a hundred times less often: there are none in records, and of a large document each look goes
+    through the places of all of them."""
+    before = gc.get_threshold()
+    gc.set_threshold(before[0] * 100, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 # ---------------------------------------------------------------- the account
