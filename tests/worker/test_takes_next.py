@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,14 +28,18 @@ def test_a_slot_takes_its_next_job_with_the_end_unless_a_claim_may_wait_for_othe
     world.first_partial(first)
     waiting = [world.submit("fine") for _ in range(3)]
     commits: list[list[str]] = []
-    write = world.store._store.write
 
-    def watched(fn: Any) -> Any:
-        saved: list[str] = []
-        commits.append(saved)
-        return write(lambda tx: fn(Watched(tx, saved)))
+    def watched(write: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def watching(fn: Any) -> Any:
+            saved: list[str] = []
+            commits.append(saved)
+            return write(lambda tx: fn(Watched(tx, saved)))
 
-    world.store._store.write = watched  # type: ignore[method-assign]
+        return watching
+
+    # An end is waited for in another way than most writes.
+    for name in ("write", "write_soon"):
+        setattr(world.store._store, name, watched(getattr(world.store._store, name)))
     jobs.cancel(world.rt, ORG, first.job_id, by="tests", reason=None)
 
     assert {world.ended(job).status for job in waiting} == {JobStatus.COMPLETED}
