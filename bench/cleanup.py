@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import sqlite3
@@ -112,7 +113,9 @@ def _copied(lab: Lab, source: Path) -> Generator[_Copy]:
     folder = lab.folder("copy")
     for file in source.glob("store.v1*"):
         if file.is_file():
-            shutil.copy2(file, folder)
+            # Else the first sync of whoever is measured would write the copy to the disk, 1.5 GB in one commit.
+            with Path(shutil.copy2(file, folder)).open("rb") as copied:
+                os.fsync(copied.fileno())
     try:
         yield _Copy(folder, None)
     finally:
