@@ -218,9 +218,9 @@ class _Sweep:
 
 
 def _next_limit(limit: int, seconds: float, target_seconds: float) -> int:
-    """Aim the next batch at ``target_seconds``: at most four times as large, at least half as large."""
+    """Aim the next batch at ``target_seconds``, changing by at most a factor of two."""
     factor = target_seconds / max(seconds, 1e-6)
-    return max(_SMALLEST_BATCH, min(_LARGEST_BATCH, int(limit * min(4.0, max(0.5, factor)))))
+    return max(_SMALLEST_BATCH, min(_LARGEST_BATCH, int(limit * min(2.0, max(0.5, factor)))))
 
 
 def report_of(
