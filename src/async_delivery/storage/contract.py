@@ -264,7 +264,9 @@ class Reader(Protocol):
     def read_input(self, org_id: OrgId, input_id: str) -> Iterator[bytes]:
         """Its bytes in order, in chunks. Raises NotFoundError."""
 
-    def count_retention(self, policy: RetentionPolicy, now: datetime, *, going: bool = True) -> RetentionCount:
+    def count_retention(
+        self, policy: RetentionPolicy, now: datetime, *, going: bool = True
+    ) -> RetentionCount:
         """What a cleanup would find and delete in this moment. Across tenants.
 
         going   False leaves out what would be deleted, and whose it is: all zeros. For a run that deletes it itself

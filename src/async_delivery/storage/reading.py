@@ -276,7 +276,9 @@ class SqlReader:
             seq, left = seq + 1, left - len(data)
             yield data
 
-    def count_retention(self, policy: RetentionPolicy, now: datetime, *, going: bool = True) -> RetentionCount:
+    def count_retention(
+        self, policy: RetentionPolicy, now: datetime, *, going: bool = True
+    ) -> RetentionCount:
         return retention.count(self, policy, now, going=going)
 
     def stock(self, now: datetime, ended_before: datetime) -> Stock:
