@@ -18,6 +18,7 @@ from async_delivery.wiring import protocol
 from async_delivery.wiring.protocol import HeadLimits
 
 PATIENCE = 0.3
+KEPT_SECONDS = 3
 DEADLINE_SECONDS = 30.0
 
 
@@ -32,7 +33,9 @@ def talk(*pieces: bytes, pause: float = 0.0) -> bytes:
     """All that a server sends to a client that sends ``pieces`` and then only reads, until the server closes."""
 
     async def run() -> bytes:
-        config = uvicorn.Config(app, http=HeadLimits, lifespan="off", log_config=None, timeout_keep_alive=1)
+        config = uvicorn.Config(
+            app, http=HeadLimits, lifespan="off", log_config=None, timeout_keep_alive=KEPT_SECONDS
+        )
         config.load()
         state, loop = ServerState(), asyncio.get_running_loop()
         server = await loop.create_server(lambda: HeadLimits(config, state, {}), "127.0.0.1", 0)
@@ -82,6 +85,31 @@ def test_a_second_head_on_the_connection_has_its_time_after_the_first_answer() -
     got = talk(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 
     assert got.count(b"HTTP/1.1 200 ") == 2
+
+
+def test_a_client_may_pause_between_two_requests_for_longer_than_a_head_may_take() -> None:
+    get = b"GET / HTTP/1.1\r\nHost: x\r\n"
+    got = talk(get + b"\r\n", get + b"Connection: close\r\n\r\n", pause=5 * PATIENCE)
+
+    assert got.count(b"HTTP/1.1 200 ") == 2
+
+
+def test_a_client_that_was_answered_at_once_may_pause_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    rest = b"content-length: 2\r\n\r\nok"
+    monkeypatch.setattr(app, "at_once", lambda target, scope: (200, rest), raising=False)
+    get = b"GET / HTTP/1.1\r\nHost: x\r\n"
+    got = talk(get + b"\r\n", get + b"Connection: close\r\n\r\n", pause=4 * PATIENCE)
+
+    assert got.count(b"HTTP/1.1 200 ") == 2
+
+
+def test_a_client_that_was_answered_at_once_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        app, "at_once", lambda target, scope: (200, b"content-length: 0\r\n\r\n"), raising=False
+    )
+    got = talk(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert got.count(b"HTTP/1.1 200 ") == 1
 
 
 POST = b"POST / HTTP/1.1\r\nHost: x\r\n"

@@ -138,7 +138,7 @@ class HeadLimits(SubmitsAtOnce):
         self._in_head = self._is_idle = True
         # The rest of this chunk may begin the next head; what came before it must not count against that.
         self._head_bytes = -self._chunk_bytes
-        self._head_until = self.loop.time() + HEAD_SECONDS
+        self._head_until = self.loop.time() + self.timeout_keep_alive
 
     def send_400_response(self, msg: str) -> None:
         """One JSON error body, then the end of the connection."""
@@ -192,8 +192,9 @@ class HeadLimits(SubmitsAtOnce):
         if self.transport.is_closing():
             return
         left = self._head_until - self.loop.time()
-        if not self._in_head or not self._has_answered():
-            # The client waits for an answer, as it may: its next request has time until after that.
+        if not self._in_head or not self._has_answered() or self.timeout_keep_alive_task is not None:
+            # The client waits for an answer, as it may: its next request has time until after that. Where uvicorn has
+            # sent the answer, it looks after the pause that follows.
             left = HEAD_SECONDS
         if left > 0:
             self._head_timer = self.loop.call_later(left, self._head_overdue)
