@@ -18,7 +18,6 @@ from async_delivery.wiring import protocol
 from async_delivery.wiring.protocol import HeadLimits
 
 PATIENCE = 0.3
-KEPT_SECONDS = 3
 DEADLINE_SECONDS = 30.0
 
 
@@ -29,12 +28,17 @@ async def app(scope: dict[str, Any], receive: Any, send: Callable[[dict[str, Any
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-def talk(*pieces: bytes, pause: float = 0.0) -> bytes:
+def talk(*pieces: bytes, pause: float = 0.0, kept_seconds: int = 1) -> bytes:
     """All that a server sends to a client that sends ``pieces`` and then only reads, until the server closes."""
 
     async def run() -> bytes:
         config = uvicorn.Config(
-            app, http=HeadLimits, lifespan="off", log_config=None, timeout_keep_alive=KEPT_SECONDS
+            app,
+            http=HeadLimits,
+            lifespan="off",
+            log_config=None,
+            proxy_headers=False,
+            timeout_keep_alive=kept_seconds,
         )
         config.load()
         state, loop = ServerState(), asyncio.get_running_loop()
@@ -89,7 +93,7 @@ def test_a_second_head_on_the_connection_has_its_time_after_the_first_answer() -
 
 def test_a_client_may_pause_between_two_requests_for_longer_than_a_head_may_take() -> None:
     get = b"GET / HTTP/1.1\r\nHost: x\r\n"
-    got = talk(get + b"\r\n", get + b"Connection: close\r\n\r\n", pause=5 * PATIENCE)
+    got = talk(get + b"\r\n", get + b"Connection: close\r\n\r\n", pause=5 * PATIENCE, kept_seconds=3)
 
     assert got.count(b"HTTP/1.1 200 ") == 2
 
@@ -98,7 +102,7 @@ def test_a_client_that_was_answered_at_once_may_pause_as_long(monkeypatch: pytes
     rest = b"content-length: 2\r\n\r\nok"
     monkeypatch.setattr(app, "at_once", lambda target, scope: (200, rest), raising=False)
     get = b"GET / HTTP/1.1\r\nHost: x\r\n"
-    got = talk(get + b"\r\n", get + b"Connection: close\r\n\r\n", pause=4 * PATIENCE)
+    got = talk(get + b"\r\n", get + b"Connection: close\r\n\r\n", pause=4 * PATIENCE, kept_seconds=3)
 
     assert got.count(b"HTTP/1.1 200 ") == 2
 
