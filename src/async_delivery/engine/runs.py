@@ -95,7 +95,7 @@ def _change(
     """Lock, ask the domain, save. ``log`` is kept with the attempt, and ``then`` done, in the same transaction.
 
     known       the job as the caller saw it last: while it has not moved since, it need not be read
-    meanwhile   done here while another thread writes
+    meanwhile   done here while another thread writes, if one does
     """
 
     def write(tx: Transaction) -> Change | None:
@@ -112,7 +112,9 @@ def _change(
         return change
 
     try:
-        if meanwhile is None:
+        # Where other processes serve the store, no thread of this one writes for all: there each slot's transaction
+        # has a connection of its own, and would only wait in line with those that share one.
+        if meanwhile is None or not rt.store.exclusive:
             return rt.store.write(write)
         written = rt.store.write_soon(write)
         meanwhile()
@@ -204,7 +206,8 @@ def complete_and_claim(
     """``complete``, and the start of the next due attempt in the same transaction, for a worker that is free then.
 
     known       the job as it was claimed: without a report since then it is still that, and need not be read
-    meanwhile   what the worker has to do anyway: done while the store writes; it must not raise
+    meanwhile   what the worker has to do anyway: done while the store writes if another thread does that, else left
+                to the worker; it must not raise
     None where no job is due. Raises what ``complete`` raises; a claim that fails keeps no job from its end, and is
     tried again when the worker asks by itself.
     """
