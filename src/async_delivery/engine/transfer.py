@@ -22,11 +22,23 @@ from async_delivery.domain.transfer import JobBundle, Standing, standing
 from async_delivery.storage.contract import InputFile, Reader, Store, Transaction
 
 Tell = Callable[[Entry], None]
-# A batch holds the one writer of an embedded store, beside a server that is answering.
-TARGET_BATCH_SECONDS = 0.1
-_FIRST_BATCH, _LARGEST_BATCH = 20, 500
+_FIRST_BATCH = 20
 _BATCH_BYTES = 8 << 20
 _PAGE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """How long a batch may take to be written, and how many jobs it may have."""
+
+    seconds: float
+    jobs: int
+
+
+# A batch holds the one writer of an embedded store, beside a server that is answering.
+BESIDE_A_SERVER = Batches(0.1, 500)
+# Where nobody waits: each commit writes every page of an index by random ids that it touches, so fewer write less.
+ALONE = Batches(1.0, 4_000)
 
 
 class Arrival(Protocol):
@@ -153,7 +165,13 @@ def _undated(bundle: JobBundle) -> Iterator[Entry]:
 
 # ---------------------------------------------------------------- in
 def import_jobs(
-    store: Store, source: Source, tell: Tell, now: Callable[[], datetime], *, ahead: bool = True
+    store: Store,
+    source: Source,
+    tell: Tell,
+    now: Callable[[], datetime],
+    *,
+    ahead: bool = True,
+    batches: Batches = BESIDE_A_SERVER,
 ) -> Account:
     """Enter every job of ``source`` that ``store`` does not have; what is there already stays as it is.
 
@@ -163,7 +181,7 @@ def import_jobs(
     ahead   read a batch while the one before is written: right where another process writes. One that writes in this
             process takes turns with the reading, row by row, and both pay for the change
     """
-    return _Import(store, source, tell, now, ahead).run()
+    return _Import(store, source, tell, now, ahead, batches).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +200,7 @@ class _Import:
     tell: Tell
     now: Callable[[], datetime]
     ahead: bool
+    batches: Batches
     account: Account = field(default_factory=Account)
     # Uploaded files: entered or there, by tenant and id; and those that must be entered with the next batch.
     _settled: set[tuple[OrgId, str]] = field(default_factory=set)
@@ -253,7 +272,7 @@ class _Import:
         except AsyncDeliveryError as exc:
             self._one_by_one(batch, exc)
             return
-        self._limit = _next_limit(self._limit, seconds)
+        self._limit = _next_limit(self.batches, self._limit, seconds)
         by_id = {bundle.job.job_id: bundle for bundle in batch.given}
         for arrival in batch.arrivals:
             if (bundle := by_id.get(JobId(arrival.job_id))) is not None:
@@ -368,9 +387,9 @@ def _why(exc: AsyncDeliveryError) -> str:
     return exc.message
 
 
-def _next_limit(limit: int, seconds: float) -> int:
-    factor = TARGET_BATCH_SECONDS / max(seconds, 1e-6)
-    return max(1, min(_LARGEST_BATCH, int(limit * min(2.0, max(0.5, factor)))))
+def _next_limit(batches: Batches, limit: int, seconds: float) -> int:
+    factor = batches.seconds / max(seconds, 1e-6)
+    return max(1, min(batches.jobs, int(limit * min(2.0, max(0.5, factor)))))
 
 
 def _tell(account: Account, tell: Tell, entry: Entry) -> None:

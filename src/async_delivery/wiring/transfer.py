@@ -18,7 +18,7 @@ from async_delivery.domain.account import Account, Entry
 from async_delivery.domain.errors import StoreFileError
 from async_delivery.domain.instant import format_instant
 from async_delivery.engine.runtime import SystemClock, new_id
-from async_delivery.engine.transfer import export_jobs, import_jobs
+from async_delivery.engine.transfer import ALONE, BESIDE_A_SERVER, Batches, export_jobs, import_jobs
 from async_delivery.settings import Settings
 from async_delivery.storage import conversion
 from async_delivery.storage.account_file import SUFFIX, AccountFile
@@ -90,7 +90,7 @@ def _convert(settings: Settings, account_path: Path | None) -> Moved:
         begun = conversion.begin(document, settings.store_url, store_id=new_id(), now=started_at)
         store = conversion.open_begun(begun)
         try:
-            account = _take_over(store, document, settings, begun, book)
+            account = _take_over(store, document, settings, begun, book, ALONE)
             broken = store.read(lambda reader: reader.violations(_MOST_VIOLATIONS))
         finally:
             store.close()
@@ -131,7 +131,7 @@ def import_document(settings: Settings, source: Path, account_path: Path | None)
             Document(source) as document,
             _account("import", settings, source, account_path, started_at) as book,
         ):
-            account = _take_over(store, document, settings, file, book)
+            account = _take_over(store, document, settings, file, book, BESIDE_A_SERVER)
             book.finish(account, store_id=file.store_id, database=file.database)
     finally:
         store.close()
@@ -150,10 +150,12 @@ def _refuse_store_file(path: Path) -> None:
     )
 
 
-def _take_over(store: Store, document: Document, settings: Settings, file: StoreFile, book: _Book) -> Account:
+def _take_over(
+    store: Store, document: Document, settings: Settings, file: StoreFile, book: _Book, batches: Batches
+) -> Account:
     """Enter the jobs of the document in the store that ``file`` names."""
     source = DocumentSource(document, Defaults(settings.default_analysis, settings.results_ttl_seconds))
-    return import_jobs(store, source, book.tell, _now, ahead=not file.is_sqlite)
+    return import_jobs(store, source, book.tell, _now, ahead=not file.is_sqlite, batches=batches)
 
 
 # ---------------------------------------------------------------- export
