@@ -29,15 +29,15 @@ class Adopting:
         self.told: list[FoundNotification] = []
         self.also: list[Entry] = []
         self._numbers = 0
-        self.at = self._last_known()
 
     # ------------------------------------------------------------ tools
     def change(self, **changes: Any) -> None:
         """Settle fields of the job."""
         amend(self.job, changes)
 
-    def _last_known(self) -> datetime:
-        """The latest instant that is known of the job."""
+    @property
+    def at(self) -> datetime:
+        """The latest instant that is known of the job; few jobs need one."""
         job = self.found.job
         known = [job.submitted_at, job.queued_at, job.updated_at, job.started_at, job.finished_at]
         known += [each.event.occurred_at for each in self.found.events]

@@ -20,6 +20,7 @@ ID_FORM = "1 to 128 characters of A-Z a-z 0-9 _ . : -, the first a letter or dig
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}\Z")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SHOWN = 200
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
 MISSING_INSTANT = "no valid instant: kept without one, so cleanup keeps it and counts it"
 
 
@@ -62,11 +63,7 @@ class Fields:
         """Fields with a value that mean nothing here."""
         if self._known.issuperset(self.record):
             return []
-        return [
-            name
-            for name, value in self.record.items()
-            if name not in self._known and value not in (None, "", [], {})
-        ]
+        return [name for name in self.record.keys() - self._known if self.record[name] not in _NOTHING]
 
     # ------------------------------------------------------------ values
     def text(self, name: str) -> str | None:
