@@ -24,14 +24,19 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The rows of one job. ``schema``: their tables, without secondary indexes, triggers and what refers to others."""
+    """The rows of one job.
+
+    schema    their tables, without secondary indexes and triggers
+    indexes   the secondary indexes of these tables
+    """
 
     schema: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Any, ...]], ...]
+    indexes: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
         """Keep it for another process of the same benchmark."""
-        path.write_bytes(pickle.dumps((self.schema, self.rows)))
+        path.write_bytes(pickle.dumps((self.schema, self.rows, self.indexes)))
 
     @classmethod
     def load(cls, path: Path) -> Template:
@@ -83,6 +88,7 @@ def template(database: Path, before: dict[str, list[tuple[Any, ...]]]) -> Templa
     connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
     try:
         schema: list[str] = []
+        indexes: list[str] = []
         rows: list[tuple[str, tuple[Any, ...]]] = []
         for table, statement in _tables(connection).items():
             known = set(before.get(table, ()))
@@ -90,6 +96,7 @@ def template(database: Path, before: dict[str, list[tuple[Any, ...]]]) -> Templa
             if not added:
                 continue
             schema.append(statement)
+            indexes += _indexes(connection, table)
             columns = connection.execute(f'PRAGMA table_info("{table}")').fetchall()
             insert = _insert(table, columns)
             rows += [(insert, _without_rowid(columns, row)) for row in added]
@@ -97,7 +104,14 @@ def template(database: Path, before: dict[str, list[tuple[Any, ...]]]) -> Templa
         connection.close()
     if not rows:
         raise ValueError(f"no row was added to {database}")
-    return Template(tuple(schema), tuple(rows))
+    return Template(tuple(schema), tuple(rows), tuple(indexes))
+
+
+def _indexes(connection: sqlite3.Connection, table: str) -> list[str]:
+    found = connection.execute(
+        "SELECT sql FROM sqlite_master WHERE type = 'index' AND tbl_name = ? AND sql IS NOT NULL", (table,)
+    )
+    return [statement for (statement,) in found.fetchall()]
 
 
 def _insert(table: str, columns: Sequence[tuple[Any, ...]]) -> str:

@@ -24,11 +24,12 @@ def sample_rows(lab: Lab) -> Template:
 
 
 def run(lab: Lab) -> list[Figure]:
-    """One figure against raw SQLite, one against a bare ASGI application that writes the same rows."""
+    """Figures against raw SQLite, without and with indexes, and a bare ASGI application that writes the same rows."""
     made_from = sample_rows(lab)
     writes = rows.writes(made_from, lab.raw_writes)
     ours: list[tuple[float, float]] = []
     raw: list[tuple[float, float]] = []
+    indexed: list[tuple[float, float]] = []
     thin: list[tuple[float, float]] = []
 
     def measure_service() -> None:
@@ -37,11 +38,15 @@ def run(lab: Lab) -> list[Figure]:
             verify(server, measured.load.requests)
         ours.append((measured.load.per_second, measured.cpu_us))
 
+    def commit_raw(schema: tuple[str, ...]) -> tuple[float, float]:
+        done = rawsqlite.group_commit(lab.folder("raw") / "raw.sqlite3", schema, writes, writers=CONNECTIONS)
+        return done.per_second, done.cpu_seconds / done.writes * 1e6
+
     def measure_raw() -> None:
-        done = rawsqlite.group_commit(
-            lab.folder("raw") / "raw.sqlite3", made_from.schema, writes, writers=CONNECTIONS
-        )
-        raw.append((done.per_second, done.cpu_seconds / done.writes * 1e6))
+        raw.append(commit_raw(made_from.schema))
+
+    def measure_indexed() -> None:
+        indexed.append(commit_raw(made_from.schema + made_from.indexes))
 
     def measure_thin() -> None:
         folder = lab.folder("thin")
@@ -52,7 +57,7 @@ def run(lab: Lab) -> list[Figure]:
 
     for number in range(lab.rounds):
         say(f"submits: round {number + 1} of {lab.rounds}")
-        in_turn(number, (measure_service, measure_raw, measure_thin))
+        in_turn(number, (measure_service, measure_raw, measure_indexed, measure_thin))
 
     settings = (
         f"POST /analyze, selftest without stages, async_mode requested; {lab.generator}; serve --no-workers on a new "
@@ -75,6 +80,19 @@ def run(lab: Lab) -> list[Figure]:
             targets.of("submits, durable before the 202"),
             cpu,
             tuple(cost for _, cost in raw),
+        ),
+        Figure(
+            "submits, against the commit with its indexes",
+            "/s",
+            Sense.RATE,
+            rates,
+            f"The same submits. Limit: the same raw group commit into tables with the {len(made_from.indexes)} "
+            "secondary indexes that the store has on them: what the rows cost where they can be found again",
+            tuple(rate for rate, _ in indexed),
+            "raw group commit, indexed",
+            None,
+            cpu,
+            tuple(cost for _, cost in indexed),
         ),
         Figure(
             "submits, against HTTP and commit alone",

@@ -34,12 +34,13 @@ def sampled(path: Path) -> rows.Template:
     return rows.template(path, before)
 
 
-def test_a_template_has_the_rows_that_were_added_and_no_secondary_index(tmp_path: Path) -> None:
+def test_a_template_has_the_rows_that_were_added_and_their_indexes_apart(tmp_path: Path) -> None:
     found = sampled(tmp_path / "store.sqlite3")
 
     assert found.tables == ("jobs", "bodies", "events", "events")
     assert not any("INDEX" in statement for statement in found.schema)
     assert not any("untouched" in statement for statement in found.schema)
+    assert [statement.split()[2] for statement in found.indexes] == ["jobs_by_note"]
 
 
 def test_every_write_has_its_own_ids_and_keeps_what_belongs_together(tmp_path: Path) -> None:
