@@ -171,3 +171,23 @@ def test_what_breaks_behind_a_submit_that_is_being_committed_ends_the_connection
         assert transport.written == b""
 
     talk(work)
+
+
+def test_no_pause_begins_with_an_answer_behind_which_the_next_request_is_there_already() -> None:
+    async def work(protocol: HeadLimits, transport: Recorder, submits: Submits) -> None:
+        def refuse(scope: Any, body: bytes, answered: Callable[[int, bytes], None]) -> bool:
+            answered(400, REST)
+            return True
+
+        submits.begin = refuse  # type: ignore[method-assign]
+        protocol.timeout_keep_alive = 0
+        # The second waits for the rest of its body, for longer than a client may pause.
+        long_way = b"POST /other HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{"
+        protocol.data_received(SUBMIT + long_way)
+        await asyncio.sleep(0.01)
+        assert not transport.closed
+        protocol.timeout_keep_alive = 30
+        protocol.data_received(b"}")
+        await written(transport, b"\r\n\r\n2")
+
+    talk(work)

@@ -57,6 +57,11 @@ class SubmitsAtOnce(HttpToolsProtocol):
         if self._held is not None:
             self._begin_slowly()
 
+    def on_message_begin(self) -> None:
+        # The request before it may have been answered while it was parsed. The pause that then began is over already.
+        self._unset_keepalive_if_required()
+        super().on_message_begin()
+
     def on_headers_complete(self) -> None:
         if self._submits is not None and self._is_short_submit(self._submits):
             self._held = []
