@@ -24,7 +24,7 @@ class Landings:
         self._waking = False
 
     def expect(self, future: Future[Any], landed: Landed) -> None:
-        """Call ``landed`` with ``future`` on the loop when it is done. It must not raise."""
+        """Call ``landed`` with ``future`` on the loop when it is done."""
         future.add_done_callback(lambda done: self._wake(landed, done))
 
     def _wake(self, landed: Landed, future: Future[Any]) -> None:
@@ -41,4 +41,7 @@ class Landings:
         done = self._done
         while done:
             landed, future = done.popleft()
-            landed(future)
+            try:
+                landed(future)
+            except Exception as exc:  # noqa: BLE001  the loop's to tell; those behind it are not to be left waiting
+                self.loop.call_exception_handler({"message": "an answer failed", "exception": exc})
