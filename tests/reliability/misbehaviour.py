@@ -228,7 +228,8 @@ def surroundings_now() -> dict[str, Any]:
     mask = os.umask(0o077)
     os.umask(mask)
     return {
-        "cwd_is_own": Path.cwd().name.endswith(("-1", "-2", "-3")),
+        "cwd_is_own": Path.cwd() == Path(os.environ["TMPDIR"]),
+        "cwd_is_empty": not os.listdir(),
         "left_behind": os.environ.get(SECRET_NAME),
         "path": os.environ.get("PATH"),
         "umask": mask,

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,10 @@ def race(house: House, job: Job, chance: random.Random) -> list[str]:
 
 
 def next_attempt(house: House, job: Job) -> Change:
-    """The next worker gets the job."""
-    ready = without_delay(job)
-    return lifecycle.claim(ready, "worker-b", house.new_id(), 30.0, house.now, house.new_id)
+    """The next worker gets the job, whose time has come."""
+    claimed = lifecycle.claim(without_delay(job), "worker-b", house.new_id(), 30.0, house.now, house.new_id)
+    # The store is told of all that is not as it has it.
+    return replace(claimed, before=job)
 
 
 def end_of(house: House, job: Job) -> Change | None:
