@@ -309,7 +309,7 @@ class Transaction(Reader, Protocol):
         """The tenant's job, locked until the end of the transaction. Raises NotFoundError."""
 
     def save(self, change: Change) -> None:
-        """Write a Change whole, and tell subscribers after the commit.
+        """Write a Change whole, and tell subscribers after the commit. Of the job, what differs from ``change.before``.
 
         Raises LeaseLostError if the stored job is not the one the change was made from (attempt, lease token and
         event_seq are in the WHERE), ConflictError if a new id or dedupe key is there already,
