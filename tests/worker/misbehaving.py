@@ -436,11 +436,25 @@ def grows(*, mebibytes: int) -> dict[str, Any]:
 _kept: list[bytearray] = []
 
 
+class _Last:
+    """Takes its time, and leaves a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __del__(self) -> None:
+        time.sleep(0.1)
+        (self._folder / "last words").write_text("of a tenant")
+
+
 @analysis("uses-folder")
 def uses_folder(*, how: str = "not", context: Context) -> dict[str, Any]:
-    """Says where it was, having done nothing there, left a file, left a thread, or removed the folder."""
+    """Says where it was, having done nothing there, left a file, left a thread, left an object that writes a file when
+    it is let go of, or removed the folder."""
     if how == "file":
         (context.workdir / "notes").write_text("of a tenant")
+    elif how == "object":
+        context.kept = _Last(context.workdir)  # type: ignore[attr-defined]
     elif how == "thread":
         threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
     elif how == "removed":

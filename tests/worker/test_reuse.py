@@ -125,7 +125,7 @@ def test_an_untouched_folder_serves_the_next_attempt_and_names_no_job(one: World
     assert all(seen["entries"] == [] for seen in told)
 
 
-@pytest.mark.parametrize("how", ["file", "thread", "removed"])
+@pytest.mark.parametrize("how", ["file", "thread", "object", "removed"])
 def test_a_folder_that_was_used_or_is_still_known_serves_no_other_attempt(one: World, how: str) -> None:
     used = one.output("uses-folder", how=how)
     after = one.output("uses-folder")

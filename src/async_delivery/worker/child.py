@@ -124,10 +124,12 @@ def _serve(line: Line, cancel_flag: mmap.mmap, streams: Streams) -> None:
             # The analysis forked, and this is the fork, which came back: it may neither answer nor take orders.
             os._exit(0 if tag is Tag.RESULT else 1)
         context.close()
-        # Before the parent hears of the end: nothing that this attempt has set going may strike the next.
+        # Before the parent hears of the end: nothing that this attempt has set going may strike the next, nor what
+        # its last objects do when they are let go of.
+        del context
         footing.put_back()
         line.send(tag, payload)
-        del context, payload
+        del payload
 
 
 def _prepare_attempt(order: Mapping[str, Any], streams: Streams, footing: Footing) -> None:
