@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from async_delivery import telemetry
-from async_delivery.domain.errors import LeaseLostError
 from async_delivery.domain.job import Job, JobStatus
 from async_delivery.domain.result import seal
 from async_delivery.engine import jobs, runs
 from async_delivery.engine.rescue import rescue
-from async_delivery.engine.runs import Claimer, Report, Run
+from async_delivery.engine.runs import Claimer, Completed, Report, Run
 from async_delivery.engine.runtime import Runtime
 from async_delivery.storage.writing import SqlTransaction
 from async_delivery.testing import FakeClock
@@ -38,13 +37,20 @@ def completed_with_next(
     run: Run,
     analyses: list[str] | None = None,
     log: str | None = None,
-    *,
-    known: Job | None = None,
 ) -> tuple[Job, Run | None]:
-    job = run.job
-    assert job.fence is not None
-    claimer = Claimer("worker-a", analyses)
-    return runs.complete_and_claim(rt, job.org_id, job.job_id, job.fence, seal({"x": 1}), claimer, log, known)
+    (done,), following = completed_together(rt, [run], analyses, log)
+    assert done is not None
+    return done, following[0] if following else None
+
+
+def completed_together(
+    rt: Runtime, ended: list[Run], analyses: list[str] | None = None, log: str | None = None, limit: int = 1
+) -> tuple[list[Job | None], list[Run]]:
+    ends = []
+    for run in ended:
+        assert run.job.fence is not None
+        ends.append(Completed(run.job, run.job.fence, seal({"x": 1}), log))
+    return runs.complete_and_claim(rt, ends, Claimer("worker-a", analyses), limit).result()
 
 
 def test_a_worker_that_ends_an_attempt_gets_the_next_job_with_it(rt: Runtime) -> None:
@@ -93,9 +99,7 @@ def test_a_worker_that_lost_its_lease_gets_no_job_either(rt: Runtime) -> None:
     first = claimed(rt, "worker-b")
     rescue(rt, alive=[])
 
-    with pytest.raises(LeaseLostError):
-        completed_with_next(rt, first)
-
+    assert completed_together(rt, [first]) == ([None], [])
     assert jobs.find(rt, ALPHA, first.job.job_id).status is JobStatus.QUEUED
 
 
@@ -124,7 +128,7 @@ def test_a_job_that_has_not_moved_since_its_claim_ends_without_being_read(
     runs.heartbeat(rt, "worker-a", {run.job.job_id: run.job.fence})
     monkeypatch.delattr(SqlTransaction, "lock_job")
 
-    done, _ = completed_with_next(rt, run, log="printed", known=run.job)
+    done, _ = completed_with_next(rt, run, log="printed")
 
     assert jobs.find(rt, ALPHA, done.job_id) == done
     assert (done.status, done.lease, done.event_seq) == (JobStatus.COMPLETED, None, 3)
@@ -155,7 +159,7 @@ def test_what_has_moved_a_job_since_its_claim_is_in_its_end(
     meanwhile(rt, run)
     before = jobs.find(rt, ALPHA, run.job.job_id)
 
-    done, _ = completed_with_next(rt, run, known=run.job)
+    done, _ = completed_with_next(rt, run)
 
     assert jobs.find(rt, ALPHA, done.job_id) == done
     assert done.status is JobStatus.COMPLETED
@@ -175,8 +179,29 @@ def test_a_job_that_was_taken_away_is_not_ended_by_who_still_knows_it(rt: Runtim
     rescue(rt, alive=[])
     second = claimed(rt, "worker-c")
 
-    with pytest.raises(LeaseLostError):
-        completed_with_next(rt, first, known=first.job)
-
+    assert completed_together(rt, [first]) == ([None], [])
     assert jobs.find(rt, ALPHA, second.job.job_id) == second.job
     assert jobs.list_events(rt, ALPHA, second.job.job_id, second.job.event_seq, 10) == []
+
+
+def test_ends_that_are_written_together_are_each_written_or_refused_by_themselves(rt: Runtime) -> None:
+    submitted(rt)
+    lost = claimed(rt, "worker-b")
+    rescue(rt, alive=[])
+    again = claimed(rt, "worker-c")
+    for _ in range(4):
+        submitted(rt)
+    ended = [claimed(rt), claimed(rt)]
+
+    (first, refused, second), following = completed_together(rt, [ended[0], lost, ended[1]], limit=8)
+
+    assert refused is None
+    assert jobs.find(rt, ALPHA, lost.job.job_id) == again.job
+    assert first is not None
+    assert second is not None
+    assert [jobs.find(rt, ALPHA, done.job_id) for done in (first, second)] == [first, second]
+    assert {first.status, second.status} == {JobStatus.COMPLETED}
+    # As many as wait, in the order of their turns.
+    assert [run.job.attempt for run in following] == [1, 1]
+    assert [jobs.find(rt, ALPHA, run.job.job_id) for run in following] == [run.job for run in following]
+    assert sorted(run.job.job_id for run in following) == [run.job.job_id for run in following]

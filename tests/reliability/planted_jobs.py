@@ -119,6 +119,7 @@ PLANTS: tuple[Plant, ...] = (
                         "from time import perf_counter\nfrom time import time as monotonic\n",
                     ),
                 ),
+                ("ahead", ("from time import monotonic\n", "from time import time as monotonic\n")),
                 ("settle", ("from time import monotonic\n", "from time import time as monotonic\n")),
             )
         ),

@@ -367,10 +367,13 @@ def _requeue(draft: _Draft, reason: str, seconds: float) -> None:
     )
 
 
-def release(job: Job, fence: Fence, now: datetime, new_id: NewId) -> Change:
-    """Give a job back because its worker shuts down; the attempt costs nothing. Raises LeaseLostError."""
+def release(job: Job, fence: Fence, now: datetime, new_id: NewId, *, begun: bool = True) -> Change:
+    """Give a job back because its worker shuts down, or has not ``begun`` it and cannot soon.
+
+    The attempt costs nothing. Raises LeaseLostError.
+    """
     _guard(job, fence)
-    return _give_back(job, AttemptOutcome.RELEASED, "drained", now, new_id)
+    return _give_back(job, AttemptOutcome.RELEASED, "drained" if begun else "not_begun", now, new_id)
 
 
 def lose(job: Job, fence: Fence, now: datetime, new_id: NewId) -> Change:

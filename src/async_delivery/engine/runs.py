@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from async_delivery import telemetry
 from async_delivery.domain import lifecycle
-from async_delivery.domain.errors import AsyncDeliveryError, LeaseLostError
+from async_delivery.domain.errors import AsyncDeliveryError, LeaseLostError, NotFoundError
 from async_delivery.domain.failure import Failure
 from async_delivery.domain.job import Fence, Job, JobId, JobRequest
 from async_delivery.domain.lifecycle import Change, RetryRule
@@ -17,6 +19,8 @@ from async_delivery.domain.tenant import OrgId
 from async_delivery.domain.text import storable
 from async_delivery.engine.runtime import Runtime
 from async_delivery.storage.contract import InputFile, Renewal, Transaction
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +86,16 @@ def cancel_requests(rt: Runtime, worker_id: str) -> list[JobId]:
     return rt.store.read(lambda reader: reader.cancel_requests(worker_id))
 
 
-def _change(
-    rt: Runtime,
+def _changing(
     org_id: OrgId,
     job_id: JobId,
     decide: Callable[[Job], Change | None],
     log: str | None = None,
-    then: Callable[[Transaction], None] = lambda _tx: None,
     known: Job | None = None,
-    meanwhile: Callable[[], object] | None = None,
-) -> Change | None:
-    """Lock, ask the domain, save. ``log`` is kept with the attempt, and ``then`` done, in the same transaction.
+) -> Callable[[Transaction], Change | None]:
+    """Lock, ask the domain, save, and keep ``log`` with the attempt.
 
-    known       the job as the caller saw it last: while it has not moved since, it need not be read
-    meanwhile   done here while another thread writes, if one does
+    known   the job as the caller saw it last: while it has not moved since, it need not be read
     """
 
     def write(tx: Transaction) -> Change | None:
@@ -108,17 +108,21 @@ def _change(
                 tx.save(change)
         if log:
             tx.put_log(org_id, job_id, job.attempt, storable(log))
-        then(tx)
         return change
 
+    return write
+
+
+def _change(
+    rt: Runtime,
+    org_id: OrgId,
+    job_id: JobId,
+    decide: Callable[[Job], Change | None],
+    log: str | None = None,
+) -> Change | None:
+    """Carry out ``_changing`` in a transaction of its own."""
     try:
-        # Where other processes serve the store, no thread of this one writes for all: there each slot's transaction
-        # has a connection of its own, and would only wait in line with those that share one.
-        if meanwhile is None or not rt.store.exclusive:
-            return rt.store.write(write)
-        written = rt.store.write_soon(write)
-        meanwhile()
-        return written.result()
+        return rt.store.write(_changing(org_id, job_id, decide, log))
     except LeaseLostError as exc:
         telemetry.emit("write.refused", job_id=job_id, attempt=exc.attempt)
         raise
@@ -192,52 +196,122 @@ class _ClaimError(Exception):
 _OWN_FAULTS = (AsyncDeliveryError, AssertionError, LookupError, TypeError, ValueError)
 
 
-def complete_and_claim(
-    rt: Runtime,
-    org_id: OrgId,
-    job_id: JobId,
-    fence: Fence,
-    body: SealedBody,
-    claimer: Claimer,
-    log: str | None = None,
-    known: Job | None = None,
-    meanwhile: Callable[[], object] | None = None,
-) -> tuple[Job, Run | None]:
-    """``complete``, and the start of the next due attempt in the same transaction, for a worker that is free then.
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """An attempt that ended with a success.
 
-    known       the job as it was claimed: without a report since then it is still that, and need not be read
-    meanwhile   what the worker has to do anyway: done while the store writes if another thread does that, else left
-                to the worker; it must not raise
-    None where no job is due. Raises what ``complete`` raises; a claim that fails keeps no job from its end, and is
-    tried again when the worker asks by itself.
+    job   as it was claimed: without a report since then it is still that, and need not be read
     """
-    now, runs = rt.clock.now(), list[Run]()
 
-    def claim_next(tx: Transaction) -> None:
-        # The store may run a transaction again.
-        runs.clear()
+    job: Job
+    fence: Fence
+    body: SealedBody
+    log: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Final results on their way to the store, and with them the starts of the next due attempts."""
+
+    rt: Runtime
+    ends: Sequence[Completed]
+    written: Future[list[Change | LeaseLostError | NotFoundError]]
+    claimed: list[Run]
+
+    @property
+    def done(self) -> bool:
+        """True when ``result`` has no need to wait."""
+        return self.written.done()
+
+    @property
+    def failed(self) -> bool:
+        """True when nothing was written, as far as that can be known."""
+        return self.written.done() and self.written.exception() is not None
+
+    def result(self) -> tuple[list[Job | None], list[Run]]:
+        """Each job after it, None for one that is not this worker's any more; and what was claimed. To be asked once.
+
+        Raises UnavailableError, and nothing was written, as far as that can be known. A claim that fails keeps no job
+        from its end, and is tried again when the worker asks by itself.
+        """
         try:
-            runs.extend(_claim(rt, tx, claimer, 1, now))
+            written = self.written.result()
+        except _ClaimError:
+            return [_completed_alone(self.rt, end) for end in self.ends], []
+        after: list[Job | None] = []
+        for end, change in zip(self.ends, written, strict=True):
+            if isinstance(change, Change):
+                after.append(_told(change, "job.completed"))
+                continue
+            if isinstance(change, LeaseLostError):
+                telemetry.emit("write.refused", job_id=end.job.job_id, attempt=change.attempt)
+            after.append(None)
+        for run in self.claimed:
+            telemetry.emit("attempt.started", job=run.job)
+        return after, self.claimed
+
+
+def _completed_alone(rt: Runtime, end: Completed) -> Job | None:
+    try:
+        return complete(rt, end.job.org_id, end.job.job_id, end.fence, end.body, end.log)
+    except (LeaseLostError, NotFoundError):
+        return None
+
+
+def complete_and_claim(rt: Runtime, ends: Sequence[Completed], claimer: Claimer, limit: int) -> Completion:
+    """``complete`` each, and start up to ``limit`` due attempts in the same transaction, for a worker that is free then
+    or soon.
+
+    Returns at once where one thread writes for the whole process. Raises UnavailableError.
+    """
+    now, claimed = rt.clock.now(), list[Run]()
+
+    def write(tx: Transaction) -> list[Change | LeaseLostError | NotFoundError]:
+        # The store may run a transaction again.
+        claimed.clear()
+        written = [_end(rt, tx, end, now) for end in ends]
+        try:
+            # Who has lost all that it held may be taken for dead: it claims by itself, if it can.
+            if limit and any(isinstance(end, Change) for end in written):
+                claimed.extend(_claim(rt, tx, claimer, limit, now))
         except _OWN_FAULTS as exc:
             raise _ClaimError from exc
+        return written
 
+    return Completion(rt, ends, _sent(rt, write), claimed)
+
+
+def _end(
+    rt: Runtime, tx: Transaction, end: Completed, now: datetime
+) -> Change | LeaseLostError | NotFoundError:
+    """The change, saved; or why it is refused, which is found before anything is written, and is no other's affair."""
+    job = end.job
     try:
-        change = _change(
-            rt,
-            org_id,
-            job_id,
-            lambda job: lifecycle.complete(job, fence, body, now, rt.new_id),
-            log,
-            claim_next,
-            known,
-            meanwhile,
-        )
-    except _ClaimError:
-        return complete(rt, org_id, job_id, fence, body, log), None
-    done = _told(change, "job.completed")
-    for run in runs:
-        telemetry.emit("attempt.started", job=run.job)
-    return done, runs[0] if runs else None
+        change = _changing(
+            job.org_id,
+            job.job_id,
+            lambda found: lifecycle.complete(found, end.fence, end.body, now, rt.new_id),
+            end.log,
+            job,
+        )(tx)
+    except (LeaseLostError, NotFoundError) as exc:
+        return exc
+    if change is None:
+        raise AssertionError("an end always changes the job")
+    return change
+
+
+def _sent(rt: Runtime, write: Callable[[Transaction], T]) -> Future[T]:
+    if rt.store.exclusive:
+        return rt.store.write_soon(write)
+    # Where other processes serve the store, no thread of this one writes for all: there each slot's transaction has a
+    # connection of its own, and would only wait in line with those that share one.
+    written: Future[T] = Future()
+    try:
+        written.set_result(rt.store.write(write))
+    except Exception as exc:  # noqa: BLE001  whoever asks for the result hears of it
+        written.set_exception(exc)
+    return written
 
 
 def fail(
@@ -286,10 +360,19 @@ def confirm_cancel(rt: Runtime, org_id: OrgId, job_id: JobId, fence: Fence, log:
     return _told(change, "job.canceled")
 
 
-def release(rt: Runtime, org_id: OrgId, job_id: JobId, fence: Fence, log: str | None = None) -> Job:
-    """Give a job back at shutdown; costs it nothing. Raises LeaseLostError, NotFoundError."""
+def release(
+    rt: Runtime, org_id: OrgId, job_id: JobId, fence: Fence, log: str | None = None, *, begun: bool = True
+) -> Job:
+    """Give a job back, at shutdown or before it has ``begun``; costs it nothing.
+
+    Raises LeaseLostError, NotFoundError.
+    """
     now = rt.clock.now()
-    change = _change(rt, org_id, job_id, lambda job: lifecycle.release(job, fence, now, rt.new_id), log)
+
+    def decide(job: Job) -> Change:
+        return lifecycle.release(job, fence, now, rt.new_id, begun=begun)
+
+    change = _change(rt, org_id, job_id, decide, log)
     return _told(change, "attempt.released")
 
 

@@ -118,7 +118,9 @@ FACTS: Mapping[str, Told] = {
         {**_ENDED, "error_code": _job(lambda job: job.error.code if job.error else None)},
         "An attempt ended in an error; `status` tells whether the job will be tried again.",
     ),
-    "attempt.released": Told("info", _OF_A_JOB, "A worker that stops gave a job back."),
+    "attempt.released": Told(
+        "info", _OF_A_JOB, "A worker that stops, or has not begun it yet, gave a job back."
+    ),
     "attempt.lost": Told("warning", _OF_A_JOB, "A job was taken back from a worker that died."),
     "write.refused": Told(
         "warning",

@@ -77,6 +77,10 @@ class Attempt:
         self.cancel_requested = run.job.cancel_requested_at is not None
         self.drain = False
 
+    def goes_to(self, waker: Waker) -> None:
+        """Another slot runs it, which is to look at what was asked of it from then on."""
+        self._waker = waker
+
     def prolong(self, until: float) -> None:
         """The lease was renewed; it holds until that instant of the monotonic clock.
 

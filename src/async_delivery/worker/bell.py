@@ -32,6 +32,7 @@ class Bell:
 
     poll_seconds   the longest time between two polls
     jitter         uniform samples from [0, 1)
+    ``waiting`` is how many slots have nothing to do now.
     """
 
     def __init__(self, poll_seconds: float, jitter: Callable[[], float] = lambda: 0.0) -> None:
@@ -42,6 +43,7 @@ class Bell:
         self._appointments: list[float] = []
         self._closed = False
         self.rings = 0
+        self.waiting = 0
 
     def ring(self) -> None:
         """Something may be due."""
@@ -66,7 +68,11 @@ class Bell:
         """Wait until there is a reason to ask the queue, or a second has passed (TICK: ask nothing, show life)."""
         with self._condition:
             if not self._closed and self.rings == seen and (pause := self._pause()) > 0:
-                self._condition.wait(pause)
+                self.waiting += 1
+                try:
+                    self._condition.wait(pause)
+                finally:
+                    self.waiting -= 1
             if self._closed:
                 return Wake.CLOSED
             if self.rings != seen:

@@ -17,6 +17,7 @@ from async_delivery.engine import runs
 from async_delivery.engine.runtime import Runtime
 from async_delivery.worker import ending as endings
 from async_delivery.worker import processes
+from async_delivery.worker.ahead import Ahead
 from async_delivery.worker.attempt import Attempt, StopReason
 from async_delivery.worker.context import FLAG
 from async_delivery.worker.ending import Ending, EndKind
@@ -44,7 +45,13 @@ class Dialogue:
     """One attempt on one child."""
 
     def __init__(
-        self, rt: Runtime, settings: WorkerSettings, attempt: Attempt, serving: ServingChild, mark: int
+        self,
+        rt: Runtime,
+        settings: WorkerSettings,
+        attempt: Attempt,
+        serving: ServingChild,
+        mark: int,
+        ahead: Ahead,
     ) -> None:
         self._settings = settings
         self._rt = rt
@@ -61,6 +68,8 @@ class Dialogue:
         self._memory_at = now + settings.rss_poll_seconds if self._memory_bytes else math.inf
         self._log_at = now + rt.policy.heartbeat_seconds
         self._hangup_at = math.inf
+        self._ahead = ahead
+        self._ahead_at = ahead.look_at(now)
         self._reports = Reports(rt, attempt, settings.progress_interval_seconds, now)
         self._stop: _Stop | None = None
 
@@ -95,7 +104,7 @@ class Dialogue:
 
     def _pause(self) -> float:
         """Seconds until something is to be done without being told."""
-        at = min(self._memory_at, self._log_at, self._hangup_at, self._reports.due_at())
+        at = min(self._memory_at, self._log_at, self._hangup_at, self._ahead_at, self._reports.due_at())
         if self._stop is None:
             at = min(at, self._deadline)
         else:
@@ -187,6 +196,8 @@ class Dialogue:
             return self._stop_ending() or endings.of_hangup()
         self._reports.tick(now)
         self._keep_log(now)
+        if now >= self._ahead_at:
+            self._ahead_at = self._ahead.look_after(now)
         return None
 
     def _reason_to_stop(self, now: float) -> StopReason | None:

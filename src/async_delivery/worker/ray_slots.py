@@ -10,12 +10,14 @@ from dataclasses import replace
 
 from async_delivery.domain.placement import Executor
 from async_delivery.engine.runtime import Runtime
+from async_delivery.worker.ahead import Line
 from async_delivery.worker.bell import Bell
 from async_delivery.worker.complaints import Complaints
+from async_delivery.worker.floor import Floor
 from async_delivery.worker.forkserver import ForkServer
 from async_delivery.worker.limits import WorkerSettings
 from async_delivery.worker.ray_executor import RayExecutor
-from async_delivery.worker.slot import Floor, Slot
+from async_delivery.worker.slot import Slot
 
 # A task that was cut off from its worker, by a network that fell apart, goes on at most so long beyond its deadline.
 _OVERDUE_SECONDS = 30.0
@@ -46,6 +48,7 @@ class RaySlots:
             floor,
             source=self._executor,
             bell=self.bell,
+            line=Line(),
             claims=self._names,
             claim_failed=Complaints("claim.failed"),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import TypeVar, assert_never
@@ -58,55 +58,90 @@ def settle(rt: Runtime, attempt: Attempt, ending: Ending, log: str | None) -> Jo
 
 
 @dataclass(frozen=True, slots=True)
-class Next:
-    """What a slot takes after a completed attempt. ``asked_at``: by the monotonic clock, for its lease."""
+class Success:
+    """An attempt that ended well, and what is to be kept of it."""
 
-    run: Run
-    asked_at: float
+    attempt: Attempt
+    body: SealedBody
+    log: str | None
 
 
-def complete_and_claim(
-    rt: Runtime,
-    attempt: Attempt,
-    body: SealedBody,
-    claimer: Claimer,
-    log: str | None,
-    meanwhile: Callable[[], object],
-) -> tuple[Job | None, Next | None]:
-    """Write the final result, and in the same transaction take the next job that is due, if any is.
+class EndsUnderWay:
+    """Successes that are being written in one transaction, with the claim of what comes next.
 
-    ``meanwhile`` is done while the store writes, once more if it is asked again, and must not raise.
-    The job after it, or None if it is not this worker's any more. Raises UnsettledError.
+    asks        how many it claims at most
+    asked_at    when, by the monotonic clock
+    unsettled   those that are not known to be written
     """
 
-    def write() -> tuple[Job, Next | None]:
-        asked_at = monotonic()
-        job, run = runs.complete_and_claim(
-            rt,
-            attempt.org_id,
-            attempt.job_id,
-            attempt.fence,
-            body,
-            claimer,
-            log=log,
-            known=attempt.run.job,
-            meanwhile=meanwhile,
-        )
-        return job, Next(run, asked_at) if run else None
+    def __init__(self, rt: Runtime, successes: Sequence[Success], claimer: Claimer, asks: int) -> None:
+        self.successes = successes
+        self.asks = asks
+        self.asked_at = monotonic()
+        self.unsettled = list(successes)
+        self._rt = rt
+        self._sent: runs.Completion | None = None
+        if not all(success.attempt.held(self.asked_at) for success in successes):
+            return
+        ends = [
+            runs.Completed(each.attempt.run.job, each.attempt.fence, each.body, each.log)
+            for each in successes
+        ]
+        try:
+            self._sent = runs.complete_and_claim(rt, ends, claimer, asks)
+        except UnavailableError:
+            return
 
-    try:
-        return persist(attempt, write)
-    except (LeaseLostError, NotFoundError):
-        return None, None
+    @property
+    def done(self) -> bool:
+        """False while the store writes."""
+        return self._sent is None or self._sent.done
+
+    @property
+    def failed(self) -> bool:
+        """True if they have to be written again."""
+        return self._sent is None or self._sent.failed
+
+    def settle(self) -> list[Run]:
+        """Wait for them, and write each by itself, as ``settle`` does, if they could not be written together.
+
+        What was claimed. Those that could not be written at all are ``unsettled``.
+        """
+        if self._sent is not None:
+            try:
+                _, claimed = self._sent.result()
+            except Exception as exc:
+                # Whatever one of them met with, the others must not.
+                if len(self.successes) == 1 and not isinstance(exc, UnavailableError):
+                    raise
+            else:
+                self.unsettled = []
+                return claimed
+        fault: Exception | None = None
+        for success in self.successes:
+            ending = Ending(EndKind.COMPLETED, body=success.body)
+            try:
+                settle(self._rt, success.attempt, ending, success.log)
+            except UnsettledError:
+                continue
+            except Exception as exc:  # noqa: BLE001  raised when each has had its turn
+                fault = exc
+            else:
+                self.unsettled.remove(success)
+        if fault is not None:
+            raise fault
+        return []
 
 
-def give_back(rt: Runtime, attempt: Attempt) -> bool:
-    """Release an attempt whose end could not be written; the fence sees to it that nobody else's is touched.
+def give_back(rt: Runtime, attempt: Attempt, *, begun: bool = True) -> bool:
+    """Release an attempt whose end could not be written, or that has not ``begun``.
+
+    The fence sees to it that nobody else's is touched.
 
     False if the store still takes no writes.
     """
     try:
-        runs.release(rt, attempt.org_id, attempt.job_id, attempt.fence)
+        runs.release(rt, attempt.org_id, attempt.job_id, attempt.fence, begun=begun)
     except (LeaseLostError, NotFoundError):
         return True
     except UnavailableError:

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic, perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
@@ -23,61 +21,24 @@ from async_delivery.domain.failure import FailureCode
 from async_delivery.engine import runs
 from async_delivery.engine.inputs import fetch_input
 from async_delivery.engine.runs import Claimer, Run
-from async_delivery.engine.runtime import Runtime
 from async_delivery.worker import processes
+from async_delivery.worker.ahead import Ahead, tell_lost
 from async_delivery.worker.attempt import Attempt, Waker
-from async_delivery.worker.bell import Bell, Wake
-from async_delivery.worker.complaints import Complaints
+from async_delivery.worker.bell import Wake
 from async_delivery.worker.dialogue import Dialogue
 from async_delivery.worker.ending import Ending, EndKind, failed
-from async_delivery.worker.forkserver import Child, ForkError
+from async_delivery.worker.floor import Floor
+from async_delivery.worker.forkserver import ForkError
 from async_delivery.worker.frames import Tag, join_bytes, pack
 from async_delivery.worker.heartbeat import lease_until
-from async_delivery.worker.limits import WorkerSettings
-from async_delivery.worker.roster import Roster
 from async_delivery.worker.serving import ServingChild
-from async_delivery.worker.settle import UnsettledError, complete_and_claim, persist, settle
-from async_delivery.worker.workdirs import Workdir, Workdirs
+from async_delivery.worker.settle import Success, UnsettledError, persist, settle
+from async_delivery.worker.workdirs import Workdir
 
 _TROUBLE_PAUSE_SECONDS = 1.0
 # A service manager that signals the whole tree reaches the child before the server has begun to drain.
 _DRAIN_NEWS_SECONDS = 0.5
 _ENDED_FROM_OUTSIDE = frozenset({-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
-
-
-class ChildSource(Protocol):
-    """Where the children of a slot come from: the forkserver, or Ray."""
-
-    @property
-    def ready(self) -> bool:
-        """False while no attempt should be taken."""
-
-    def fork(self, order: Mapping[str, Any]) -> Child:
-        """A new child; its orders follow on its channel. Raises ForkError."""
-
-
-@dataclass(frozen=True, slots=True)
-class Floor:
-    """What all slots of a worker share."""
-
-    rt: Runtime
-    settings: WorkerSettings
-    worker_id: str
-    source: ChildSource
-    workdirs: Workdirs
-    bell: Bell
-    roster: Roster
-    draining: threading.Event
-    claims: Sequence[str] | None  # names of analyses; None: all
-    claim_failed: Complaints
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """The queue was asked when ``seen`` rings had been heard; ``attempt`` is what was taken, None if none was due."""
-
-    seen: int
-    attempt: Attempt | None
 
 
 class Slot:
@@ -88,13 +49,21 @@ class Slot:
         self._rt = floor.rt
         self._waker = Waker()
         self._serving: ServingChild | None = None
-        # What was taken with the end of the attempt before, and the rings that had been heard when it was asked for.
-        self._asked: _Asked | None = None
+        self._ahead = Ahead(
+            floor.rt,
+            Claimer(floor.worker_id, floor.claims),
+            floor.line,
+            floor.bell,
+            floor.roster,
+            self._waker,
+        )
         # The folder of the attempt that runs, or one that the attempt before has left as it was.
         self._workdir: Workdir | None = None
         self._keeps_workdir = False
-        # The attempt was taken with the end of the one before: child and folder were looked at a moment ago.
+        # The attempt was taken when the one before had ended: child and folder were looked at a moment ago.
         self._taken_on = False
+        # The rings that had been heard when the queue was last asked.
+        self._seen = 0
         self.busy = False
         self.turned_at = monotonic()
 
@@ -102,49 +71,77 @@ class Slot:
         """Take jobs until the drain; the attempt that runs then is seen through."""
         woken = Wake.POLL  # at the start nobody rings for what waits already
         try:
-            while self._holds_job() or not self._floor.draining.is_set():
-                seen = self._asked.seen if self._asked else self._floor.bell.rings
+            while not self._floor.draining.is_set():
                 if self._take_one():
                     if woken is Wake.POLL:
                         # What a poll found nobody rang for; there may be more of it.
                         self._floor.bell.ring()
                     woken = Wake.RING
                     continue
-                while (woken := self._floor.bell.wait(seen)) is Wake.TICK:
+                while (woken := self._floor.bell.wait(self._seen)) is Wake.TICK:
                     self.turned_at = monotonic()
         finally:
-            self._end_child("closed")
-            self._remove_workdir()
-            self._waker.close()
-
-    def _holds_job(self) -> bool:
-        return self._asked is not None and self._asked.attempt is not None
+            try:
+                self._give_back_line()
+            finally:
+                self._end_child("closed")
+                self._remove_workdir()
+                self._waker.close()
 
     def _take_one(self) -> bool:
         """One turn; False if no job was due. Nothing that happens in it ends the slot."""
         self.turned_at = monotonic()
         attempt = None
         try:
-            asked, self._asked = self._asked, None
-            attempt = asked.attempt if asked else self._claim()
-            self._taken_on = asked is not None
+            attempt = self._next()
             if attempt is None:
                 return False
             self.busy = True
-            if asked is None:
-                self._floor.roster.add(attempt)
             self._execute(attempt)
         except Exception as exc:  # noqa: BLE001  a fault of ours must not silence the slot; it is told, and waited out
             telemetry.emit("slot.failed", error=repr(exc), job_id=attempt.job_id if attempt else None)
             self._end_child("fault")
-            if attempt is not None:
+            if attempt is not None and not self._ahead.writes(attempt):
                 self._floor.roster.leave(attempt)
             self._floor.draining.wait(_TROUBLE_PAUSE_SECONDS)
         finally:
             self.busy = False
-            if attempt is not None:
+            if attempt is not None and not self._ahead.writes(attempt):
                 self._floor.roster.remove(attempt)
         return attempt is not None
+
+    def _give_back_line(self) -> None:
+        """Nothing that waits may wait for this slot."""
+        self._ahead.await_all()
+        self._ahead.release(self._floor.line.take_all())
+
+    def _next(self) -> Attempt | None:
+        """What runs now: what waits in the line, else what comes with an end that is being written, else what is due.
+
+        None if that is nothing; then ``_seen`` says when it was asked.
+        """
+        floor, ahead = self._floor, self._ahead
+        ahead.look()
+        if floor.draining.is_set() or not floor.source.ready:
+            self._give_back_line()
+        while True:
+            if (attempt := floor.line.take()) is not None:
+                attempt.goes_to(self._waker)
+                return attempt
+            if not ahead.await_oldest():
+                break
+        self._taken_on = False
+        if floor.draining.is_set():
+            return None
+        seen, ahead.seen = ahead.seen, None
+        if seen is not None:
+            self._seen = seen
+            return None
+        self._seen = floor.bell.rings
+        attempt = self._claim()
+        if attempt is not None:
+            floor.roster.add(attempt)
+        return attempt
 
     def _claim(self) -> Attempt | None:
         floor = self._floor
@@ -159,7 +156,21 @@ class Slot:
             return None
         return Attempt(claimed[0], lease_until(self._rt, asked_at), self._waker) if claimed else None
 
+    def _is_over(self, attempt: Attempt) -> bool:
+        """True if the attempt was lost, canceled or is to be given back before it began; that is done then."""
+        if not attempt.held(monotonic()):
+            tell_lost(self._floor.roster, attempt)
+        elif attempt.cancel_requested:
+            self._settle(attempt, Ending(EndKind.CANCELED), None)
+        elif attempt.drain:
+            self._settle(attempt, Ending(EndKind.RELEASED), None)
+        else:
+            return False
+        return True
+
     def _execute(self, attempt: Attempt) -> None:
+        if self._is_over(attempt):
+            return
         job = attempt.run.job
         info = self._rt.catalogue.find(job.analysis)
         if info is None or not info.available:
@@ -175,6 +186,7 @@ class Slot:
         except ForkError as exc:
             telemetry.emit("fork.failed", error=str(exc))
             self._settle(attempt, Ending(EndKind.RELEASED), None)
+            self._give_back_line()
             self._floor.draining.wait(_TROUBLE_PAUSE_SECONDS)
         finally:
             if attempt.run.input is not None:
@@ -231,29 +243,30 @@ class Slot:
     ) -> None:
         serving = self._child_for(attempt, info)
         serving.served += 1
-        dialogue = Dialogue(self._rt, self._floor.settings, attempt, serving, serving.served)
+        dialogue = Dialogue(self._rt, self._floor.settings, attempt, serving, serving.served, self._ahead)
         order = self._order(attempt, info, serving, workdir, file)
+        began = monotonic()
         with attempt.leashed(lambda: serving.child.signal(signal.SIGKILL)):
             ending = dialogue.run(order)
+        lasted = monotonic() - began
         if attempt.lost:
             self._abandon(attempt)
             return
         if ending.kind is EndKind.COMPLETED:
-            found: list[tuple[str | None, bool]] = []
-
-            def look() -> None:
-                if not found:
-                    found.append(self._look(serving))
-
-            # The tenant waits for this; whether the child may stay is looked at while the store writes.
-            self._complete(attempt, ending, serving.output.text(), look)
-            look()
-            reason, untouched = found[0]
+            self._complete(attempt, ending, serving.output.text())
+            # The tenant waits for that; whether the child may stay is looked at while the store writes.
+            reason, untouched = self._look(serving)
             if reason is not None or dialogue.stopped:
+                self._ahead.lasted(None)
+                # What was claimed is to be looked after by then: a child may take its time to die.
+                self._ahead.await_all()
                 self._end_child(reason or "stopped")
             else:
+                self._ahead.lasted(lasted)
+                self._taken_on = True
                 self._keeps_workdir = untouched
             return
+        self._ahead.lasted(None)
         exit_code = serving.child.exit.code if serving.child.exit else None
         # Dead before the end is written: from then on another attempt may start.
         self._end_child(ending.reason.code if ending.reason else str(ending.kind))
@@ -336,40 +349,14 @@ class Slot:
     def _abandon(self, attempt: Attempt) -> None:
         """The lease was taken, or could not be renewed: end the child and write nothing."""
         self._end_child("lost")
-        expired = monotonic() >= attempt.lease_until
-        telemetry.emit("lease.lost", job=attempt.run.job, reason="not_renewed" if expired else "taken")
-        if expired:
-            # Perhaps nobody has taken the job yet: then it is given back once the store answers.
-            self._floor.roster.leave(attempt)
+        tell_lost(self._floor.roster, attempt)
 
-    def _complete(
-        self, attempt: Attempt, ending: Ending, log: str | None, meanwhile: Callable[[], object]
-    ) -> None:
-        """Write a success and take the next job with it: one commit for each job of a busy slot instead of two.
-
-        ``meanwhile`` is done while the store writes, if it can be.
-        """
-        floor = self._floor
-        if ending.body is None or not self._takes_next():
-            self._settle(attempt, ending, log)
-            return
-        seen = floor.bell.rings
-        try:
-            done, following = complete_and_claim(
-                self._rt, attempt, ending.body, Claimer(floor.worker_id, floor.claims), log, meanwhile
-            )
-        except UnsettledError:
-            floor.roster.leave(attempt)
-            return
-        if done is None:
-            return
-        if following is None:
-            self._asked = _Asked(seen, None)
-            return
-        taken = Attempt(following.run, lease_until(self._rt, following.asked_at), self._waker)
-        # At once: its lease is to be renewed, and it may be canceled, while the slot still tidies up.
-        floor.roster.add(taken)
-        self._asked = _Asked(seen, taken)
+    def _complete(self, attempt: Attempt, ending: Ending, log: str | None) -> None:
+        """Begin to write a success, and take what comes next with it: one commit for each job of a busy slot, or for
+        several, instead of two."""
+        if ending.body is None:
+            raise AssertionError("completed without a body")
+        self._ahead.end(Success(attempt, ending.body, log), takes_next=self._takes_next())
 
     def _takes_next(self) -> bool:
         floor, rt = self._floor, self._rt

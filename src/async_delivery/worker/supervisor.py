@@ -11,13 +11,15 @@ from async_delivery import telemetry
 from async_delivery.engine.rescue import rescue
 from async_delivery.engine.runtime import Runtime
 from async_delivery.worker import forkserver
+from async_delivery.worker.ahead import Line
 from async_delivery.worker.bell import Bell, Rings
 from async_delivery.worker.complaints import Complaints
+from async_delivery.worker.floor import Floor
 from async_delivery.worker.heartbeat import Heartbeat, LeaseWatch
 from async_delivery.worker.limits import WorkerSettings
 from async_delivery.worker.ray_slots import ray_slots, without_ray
 from async_delivery.worker.roster import Roster
-from async_delivery.worker.slot import Floor, Slot
+from async_delivery.worker.slot import Slot
 from async_delivery.worker.workdirs import Workdirs
 
 # Beyond the lease nothing is written, so a slot that is later than that hangs in the kernel or the store.
@@ -75,6 +77,7 @@ class Supervisor:
             source=server,
             workdirs=self._workdirs,
             bell=self._bell,
+            line=Line(),
             roster=self._roster,
             draining=self._draining,
             claims=self._claims(),
