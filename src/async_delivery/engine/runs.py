@@ -224,9 +224,9 @@ class Completion:
         return self.written.done()
 
     @property
-    def failed(self) -> bool:
-        """True when nothing was written, as far as that can be known."""
-        return self.written.done() and self.written.exception() is not None
+    def failure(self) -> BaseException | None:
+        """Why nothing was written, as far as that can be known. To be asked when it is ``done``."""
+        return self.written.exception()
 
     def result(self) -> tuple[list[Job | None], list[Run]]:
         """Each job after it, None for one that is not this worker's any more; and what was claimed. To be asked once.

@@ -8,6 +8,7 @@ domain.
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class Line:
     """Attempts that wait for any slot of a worker, each with the instant since when. Safe to use from any thread."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._waiting: deque[tuple[float, Attempt]] = deque()
 
     def __len__(self) -> int:
@@ -51,35 +53,31 @@ class Line:
     def put(self, attempts: Iterable[Attempt]) -> None:
         """Let them wait, behind those that do already."""
         now = monotonic()
-        self._waiting.extend((now, attempt) for attempt in attempts)
+        with self._lock:
+            self._waiting.extend((now, attempt) for attempt in attempts)
 
     def take(self) -> Attempt | None:
         """The one that waits longest."""
-        try:
-            return self._waiting.popleft()[1]
-        except IndexError:
-            return None
+        with self._lock:
+            return self._waiting.popleft()[1] if self._waiting else None
 
     def take_all(self) -> list[Attempt]:
         """All of them."""
-        taken = []
-        while (attempt := self.take()) is not None:
-            taken.append(attempt)
-        return taken
+        with self._lock:
+            taken, self._waiting = self._waiting, deque()
+        return [attempt for _, attempt in taken]
 
     def take_overdue(self, now: float) -> list[Attempt]:
         """Those that wait for too long and may be given back; the others keep their order."""
-        taken = []
-        for waiting in list(self._waiting):
-            since, attempt = waiting
-            if now - since < LONGEST_WAIT_SECONDS or attempt.fence.attempt > _MAX_STARTS_GIVEN_BACK:
-                continue
-            try:
+        with self._lock:
+            taken = [waiting for waiting in self._waiting if _is_overdue(*waiting, now)]
+            for waiting in taken:
                 self._waiting.remove(waiting)
-            except ValueError:
-                continue  # a slot has taken it
-            taken.append(attempt)
-        return taken
+        return [attempt for _, attempt in taken]
+
+
+def _is_overdue(since: float, attempt: Attempt, now: float) -> bool:
+    return now - since >= LONGEST_WAIT_SECONDS and attempt.fence.attempt <= _MAX_STARTS_GIVEN_BACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,11 +214,7 @@ class Ahead:
             self._send()
         while self._sent and self._sent[0].writing.done:
             if self._sent[0].writing.failed:
-                # Claimed with them is what comes after this attempt, if anything then.
-                again = self._sent.popleft()
-                self._sent.append(
-                    _Sent(EndsUnderWay(self._rt, again.writing.successes, self._claimer, 0), again.seen)
-                )
+                self._send_again(now)
                 return now + _AGAIN_SECONDS
             self._await_oldest()
         self.release(self._line.take_overdue(now))
@@ -229,6 +223,18 @@ class Ahead:
         if self._sent or self._held:
             return now + _LOOK_SECONDS
         return now + LONGEST_WAIT_SECONDS if self._line else math.inf
+
+    def _send_again(self, now: float) -> None:
+        """What could not be written goes once more, each by itself, and without a claim."""
+        writing = self._sent.popleft().writing
+        for success in writing.successes:
+            hopeless = len(writing.successes) == 1 and not writing.refused
+            if hopeless or not success.attempt.held(now):
+                self._roster.leave(success.attempt)
+                self._roster.remove(success.attempt)
+            else:
+                alone = EndsUnderWay(self._rt, [success], self._claimer, 0)
+                self._sent.append(_Sent(alone, self._bell.rings))
 
     def release(self, attempts: Iterable[Attempt]) -> None:
         """Give back attempts that have not begun."""

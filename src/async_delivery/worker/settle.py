@@ -100,7 +100,12 @@ class EndsUnderWay:
     @property
     def failed(self) -> bool:
         """True if they have to be written again."""
-        return self._sent is None or self._sent.failed
+        return self._sent is None or (self._sent.done and self._sent.failure is not None)
+
+    @property
+    def refused(self) -> bool:
+        """True if it was the store that did not take them, which it may do later."""
+        return self._sent is None or (self._sent.done and isinstance(self._sent.failure, UnavailableError))
 
     def settle(self) -> list[Run]:
         """Wait for them, and write each by itself, as ``settle`` does, if they could not be written together.
