@@ -124,18 +124,19 @@ def test_every_event_is_listed_with_what_it_carries() -> None:
 def test_the_ways_back_to_the_queue_are_listed_with_their_reasons() -> None:
     job, fence = running_job()
     again = failure(FailureCode.ANALYSIS_ERROR, "no luck", retryable=True)
-    back = {
-        "fail": lifecycle.fail(job, fence, again, NOON, ids(), rule=RULE, again=True),
-        "release": lifecycle.release(job, fence, NOON, ids()),
-        "rescue": lifecycle.rescue(job, NOON, ids()),
-    }
-    expected = {
-        verb: (change.events[-1].payload["reason"], "yes" if change.job.error_count else "no")
-        for verb, change in back.items()
-    }
+    back = [
+        ("fail", lifecycle.fail(job, fence, again, NOON, ids(), rule=RULE, again=True)),
+        ("release", lifecycle.release(job, fence, NOON, ids())),
+        ("release", lifecycle.release(job, fence, NOON, ids(), begun=False)),
+        ("rescue", lifecycle.rescue(job, NOON, ids())),
+    ]
+    expected = [
+        (verb, change.events[-1].payload["reason"], "yes" if change.job.error_count else "no")
+        for verb, change in back
+    ]
 
-    listed = {
-        row[0]: (code(row[1])[0], row[3]) for row in rows(section(read(PAGE), "Transitions")) if len(row) == 4
-    }
+    listed = [
+        (row[0], code(row[1])[0], row[3]) for row in rows(section(read(PAGE), "Transitions")) if len(row) == 4
+    ]
 
     assert listed == expected
