@@ -30,6 +30,16 @@ def rows(server: LiveServer, query: str) -> list[tuple[str, int]]:
         return connection.execute(query).fetchall()
 
 
+def in_status(server: LiveServer, status: str) -> int:
+    """How many jobs there are of it."""
+    return dict(rows(server, "SELECT status, count(*) FROM jobs GROUP BY status")).get(status, 0)
+
+
+def reached(server: LiveServer, so_many: int) -> None:
+    """Wait until so many jobs have completed."""
+    eventually(lambda: in_status(server, "completed") >= so_many, "nothing ends")
+
+
 @pytest.mark.slow
 def test_kills_in_the_midst_of_short_jobs_lose_none_and_end_none_twice(server: LiveServer) -> None:
     with ThreadPoolExecutor(8) as pool:
@@ -40,12 +50,9 @@ def test_kills_in_the_midst_of_short_jobs_lose_none_and_end_none_twice(server: L
     claimed = []
     for so_many in KILLED_AT:
         server.launch()
-        ended = "SELECT status, count(*) FROM jobs WHERE status = 'completed' GROUP BY status"
-        eventually(lambda n=so_many: dict(rows(server, ended)).get("completed", 0) >= n, "nothing ends")
+        reached(server, so_many)
         server.kill_everything()
-        claimed.append(
-            dict(rows(server, "SELECT status, count(*) FROM jobs GROUP BY status")).get("running", 0)
-        )
+        claimed.append(in_status(server, "running"))
     server.start()
 
     states = "SELECT job_id, status = 'completed' FROM jobs"
