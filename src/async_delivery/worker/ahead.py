@@ -137,6 +137,15 @@ class Ahead:
         asks = self._lacking() if self._takes_next else 0
         self._sent.append(_Sent(EndsUnderWay(self._rt, successes, self._claimer, asks), seen))
 
+    def send_held(self) -> None:
+        """Hold nothing back any more: something begins that may take its time."""
+        self._send()
+
+    @property
+    def writing(self) -> bool:
+        """True while an end is on its way."""
+        return bool(self._held or self._sent)
+
     def _lacking(self) -> int:
         known = len(self._line) + sum(sent.writing.asks for sent in self._sent)
         return max(0, self._wanted() - known)

@@ -5,6 +5,7 @@ Imports engine, telemetry and domain.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from collections.abc import Mapping
@@ -103,9 +104,13 @@ class Slot:
             self._end_child("fault")
             if attempt is not None and not self._ahead.writes(attempt):
                 self._floor.roster.leave(attempt)
+            # What cannot be given back now is left to the heartbeat.
+            with contextlib.suppress(Exception):
+                self._ahead.release(self._floor.line.take_all())
+                self._ahead.send_held()
             self._floor.draining.wait(_TROUBLE_PAUSE_SECONDS)
         finally:
-            self.busy = False
+            self.busy = attempt is not None and self._ahead.writing
             if attempt is not None and not self._ahead.writes(attempt):
                 self._floor.roster.remove(attempt)
         return attempt is not None
@@ -223,6 +228,7 @@ class Slot:
                 raise NotFoundError("input")
             return None
         path = self._input_path(attempt)
+        self._ahead.send_held()
 
         def fetch() -> None:
             path.unlink(missing_ok=True)
@@ -267,6 +273,8 @@ class Slot:
                 self._keeps_workdir = untouched
             return
         self._ahead.lasted(None)
+        # A child may take its time to die.
+        self._ahead.look_after(monotonic())
         exit_code = serving.child.exit.code if serving.child.exit else None
         # Dead before the end is written: from then on another attempt may start.
         self._end_child(ending.reason.code if ending.reason else str(ending.kind))
@@ -320,6 +328,7 @@ class Slot:
         if self._serving is not None:
             if self._serving.info is info and (self._taken_on or self._serving.lives):
                 return self._serving
+            self._ahead.send_held()
             self._end_child("other analysis" if self._serving.info is not info else "died idle")
         began = perf_counter()
         child = self._floor.source.fork(
