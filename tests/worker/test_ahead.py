@@ -10,9 +10,12 @@ import pytest
 from async_delivery.domain.errors import UnavailableError
 from async_delivery.domain.job import Fence, Job, JobId, JobStatus
 from async_delivery.engine import jobs, rescue, runs
+from async_delivery.engine.runs import Claimer
 from async_delivery.engine.runtime import Policy, new_id
 from async_delivery.worker import ahead
 from async_delivery.worker.attempt import Attempt, StopReason, Waker
+from async_delivery.worker.bell import Bell
+from async_delivery.worker.roster import Roster
 from tests.worker.support import DEADLINE_SECONDS, ORG, World, eventually
 from tests.worker.test_reuse import Watched
 
@@ -309,6 +312,35 @@ def waker() -> Iterator[Waker]:
     made = Waker()
     yield made
     made.close()
+
+
+def test_a_slot_claims_ahead_after_short_attempts_in_a_row_and_while_no_other_is_idle(
+    make_world: Any, waker: Waker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "_AHEAD_SECONDS", 0.010)
+    monkeypatch.setattr(ahead, "LONGEST_WAIT_SECONDS", 0.050)
+    world: World = make_world(slots=1)
+    bell = Bell(poll_seconds=DEADLINE_SECONDS)
+    one = ahead.Ahead(world.rt, Claimer("w-a"), ahead.Line(), bell, Roster(bell), waker)
+
+    def wanted_after(*seconds: float | None) -> int:
+        for each in seconds:
+            one.lasted(each)
+        return one._wanted()
+
+    assert wanted_after(0.002, 0.002, 0.002) == 1
+    assert wanted_after(0.002) == 5
+    assert wanted_after(*[0.0001] * 8) == 8
+    assert wanted_after(*[0.020] * 8) == 1
+    # Stopped, or failed: that says nothing of how long the others take.
+    assert wanted_after(None, 0.001, 0.001, 0.001) == 1
+    assert wanted_after(0.001) == 8
+    # Where one was long, another may be.
+    assert wanted_after(0.060, *[0.001] * 31) == 1
+    assert wanted_after(0.001) == 8
+    # Who is idle claims by itself.
+    bell.waiting = 1
+    assert one._wanted() == 1
 
 
 def test_a_job_that_was_given_back_often_waits_for_a_slot_instead(

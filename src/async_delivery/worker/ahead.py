@@ -27,8 +27,9 @@ from async_delivery.worker.settle import EndsUnderWay, Success, give_back
 # So much work is claimed ahead, judged by the last attempts of the slot, and at most so many attempts.
 _AHEAD_SECONDS = 0.010
 _MAX_AHEAD = 8
-# Fewer than so many attempts say nothing of the next.
-_LEAST_KNOWN, _KNOWN = 4, 8
+# Fewer than so many short attempts in a row say nothing of the next; more of them where long ones come in between.
+_LEAST_KNOWN, _LEAST_KNOWN_MIXED = 4, 32
+_KNOWN = 8
 # Ends of short attempts are written together, at most so many, and the first of them waits at most so long.
 _MAX_HELD, _HELD_SECONDS = 4, 0.005
 _MAX_UNDER_WAY = 4
@@ -104,14 +105,19 @@ class Ahead:
         self._takes_next = False
         self._sent: deque[_Sent] = deque()
         self._seconds: deque[float] = deque(maxlen=_KNOWN)
+        self._in_a_row, self._enough = 0, _LEAST_KNOWN
         self.seen: int | None = None
 
     def lasted(self, seconds: float | None) -> None:
         """So long the slot's last attempt took; None for one from which nothing follows for others."""
-        if seconds is None or seconds >= LONGEST_WAIT_SECONDS:
-            self._seconds.clear()
-        else:
+        if seconds is not None and seconds < LONGEST_WAIT_SECONDS:
             self._seconds.append(seconds)
+            self._in_a_row += 1
+            return
+        self._seconds.clear()
+        self._in_a_row = 0
+        if seconds is not None:
+            self._enough = _LEAST_KNOWN_MIXED
 
     def end(self, success: Success, *, takes_next: bool) -> None:
         """Have a success written; and, with it, claimed what the slot lacks.
@@ -153,7 +159,7 @@ class Ahead:
     def _mean_seconds(self) -> float:
         """Of the last attempts; endless while too few are known."""
         known = len(self._seconds)
-        return sum(self._seconds) / known if known >= _LEAST_KNOWN else math.inf
+        return sum(self._seconds) / known if self._in_a_row >= self._enough else math.inf
 
     def _wanted(self) -> int:
         """How many should be claimed and wait: at least the one that the slot runs next."""
