@@ -85,6 +85,7 @@ class Slot:
             try:
                 self._give_back_line()
             finally:
+                self.busy = False
                 self._end_child("closed")
                 self._remove_workdir()
                 self._waker.close()
