@@ -12,7 +12,16 @@ import pytest
 from async_delivery import telemetry
 from async_delivery.engine import inputs, runs
 from async_delivery.engine.runtime import Runtime
-from async_delivery.worker.chores import Chore, Chores, PruneReport, _Timer, prune, prune_chore, rescue_chore
+from async_delivery.worker.chores import (
+    Chore,
+    Chores,
+    PruneReport,
+    RescueReport,
+    _Timer,
+    prune,
+    prune_chore,
+    rescue_chore,
+)
 from tests.worker.support import ORG, World, eventually
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -41,10 +50,53 @@ def test_rescue_takes_back_what_a_lost_worker_held_and_spares_the_living(still: 
 
     report = chore.run_once(still.rt, still.rt.clock.now())
 
-    assert report == type(report)(rescued=1)  # type: ignore[call-arg]
+    assert report == RescueReport(1)
     statuses = sorted(str(still.job(job).status) for job in (lost, held))
     assert statuses == ["queued", "running"]
     assert chore.interval_seconds == still.rt.policy.lease_seconds / 2
+
+
+def test_a_job_that_a_living_worker_does_not_know_it_has_is_taken_back_at_the_second_look(
+    still: World,
+) -> None:
+    job = still.submit("fine")
+    runs.claim(still.rt, "w-living", 1)
+    chore = rescue_chore(still.rt, lambda: ["w-living"])
+
+    first = chore.run_once(still.rt, still.rt.clock.now())
+    status = still.job(job).status
+    second = chore.run_once(still.rt, still.rt.clock.now())
+
+    assert (first, str(status)) == (RescueReport(0), "running")
+    assert (second, str(still.job(job).status)) == (RescueReport(1), "queued")
+    assert chore.run_once(still.rt, still.rt.clock.now()) == RescueReport(0)
+
+
+def test_what_a_living_worker_has_is_never_taken_from_it(still: World) -> None:
+    job = still.submit("fine")
+    runs.claim(still.rt, "w-living", 1)
+    chore = rescue_chore(still.rt, lambda: ["w-living"], lambda: {job.job_id})
+
+    reports = [chore.run_once(still.rt, still.rt.clock.now()) for _ in range(3)]
+
+    assert reports == [RescueReport(0)] * 3
+    assert str(still.job(job).status) == "running"
+
+
+def test_another_attempt_that_was_claimed_since_the_first_look_is_not_taken_at_the_second(
+    still: World,
+) -> None:
+    job = still.submit("fine")
+    (run,) = runs.claim(still.rt, "w-living", 1)
+    assert run.job.fence is not None
+    chore = rescue_chore(still.rt, lambda: ["w-living"])
+    chore.run_once(still.rt, still.rt.clock.now())
+
+    runs.release(still.rt, ORG, job.job_id, run.job.fence)
+    runs.claim(still.rt, "w-living", 1)
+
+    assert chore.run_once(still.rt, still.rt.clock.now()) == RescueReport(0)
+    assert still.job(job).attempt == 2
 
 
 def test_prune_deletes_uploads_that_no_job_names_after_a_day(still: World) -> None:

@@ -163,7 +163,10 @@ def _start_workers(
         drain = supervisor.drain
     # Without workers too: somebody must say that the job of a dead one waits again.
     alive = [supervisor.worker_id] if supervisor else []
-    sweepers = [Chores(rt, [prune_chore(rt.clock_leads_by), rescue_chore(rt, lambda: alive)])]
+    rescues = (
+        rescue_chore(rt, lambda: alive, supervisor.held) if supervisor else rescue_chore(rt, lambda: alive)
+    )
+    sweepers = [Chores(rt, [prune_chore(rt.clock_leads_by), rescues])]
     if not settings.cleanup_schedule.is_off:
         # On a thread of its own: lost jobs must not wait for the end of a long cleanup.
         chore = cleanup_chore(settings, rt.store, stopping.is_set, rt.clock_leads_by)

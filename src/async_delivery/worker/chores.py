@@ -8,12 +8,13 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
 
 from async_delivery import telemetry
+from async_delivery.domain.job import JobId
 from async_delivery.engine import rescue
 from async_delivery.engine.runtime import Runtime
 
@@ -57,11 +58,22 @@ class PruneReport:
     pruned: Mapping[str, int]
 
 
-def rescue_chore(rt: Runtime, alive: Callable[[], Sequence[str]]) -> Chore:
-    """Take jobs back from lost workers. ``alive`` gives the worker ids of this process."""
+def rescue_chore(
+    rt: Runtime, alive: Callable[[], Sequence[str]], held: Callable[[], Collection[JobId]] = tuple
+) -> Chore:
+    """Take jobs back from lost workers, and those that a living one does not know it has.
+
+    alive   gives the worker ids of this process
+    held    gives the ids of the jobs that they have
+    """
+    desertions = rescue.Desertions(held)
 
     def run_once(rt: Runtime, now: datetime) -> RescueReport:
-        return RescueReport(len(rescue.rescue(rt, alive())))
+        rescued = len(rescue.rescue(rt, alive()))
+        if rt.store.exclusive:
+            # Elsewhere a lease that nobody renews is over by the database's clock.
+            rescued += len(desertions.rescue(rt, alive()))
+        return RescueReport(rescued)
 
     seconds = rt.policy.lease_seconds / 2
     # Alone, a worker finds at its start what there is to find.

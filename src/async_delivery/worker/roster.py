@@ -52,6 +52,11 @@ class Roster:
         with self._lock:
             return list(self._running.values())
 
+    def held(self) -> set[JobId]:
+        """The jobs of all attempts that this worker knows of, also of those that are to be given back."""
+        with self._lock:
+            return {*self._running, *(attempt.job_id for attempt in self._unsettled)}
+
     def leave(self, attempt: Attempt) -> None:
         """Its end could not be written: to be given back as soon as the store takes writes again."""
         with self._lock:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from async_delivery import telemetry
+from async_delivery.domain.job import JobId
 from async_delivery.engine.rescue import rescue
 from async_delivery.engine.runtime import Runtime
 from async_delivery.worker import forkserver
@@ -117,6 +118,10 @@ class Supervisor:
         if self._settings.takes is not None:
             return self._settings.takes
         return [info.name for info in self._rt.catalogue if info.available]
+
+    def held(self) -> set[JobId]:
+        """The jobs that this worker has; from any thread."""
+        return self._roster.held()
 
     def snapshot(self) -> WorkerSnapshot:
         """How it is now; cheap, from any thread."""
