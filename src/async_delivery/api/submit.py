@@ -144,6 +144,7 @@ async def _answer(here: Here, job: Job, wish: Wish) -> Answer:
                 lambda now: now.status.terminal,
                 wish.wait_seconds,
                 here.receive,
+                heeds=lambda signal: signal.status.terminal,
             )
     if not job.status.terminal:
         return await _accepted(here, job, wish)

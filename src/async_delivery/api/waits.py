@@ -25,10 +25,14 @@ _JOBS_PER_QUESTION = 1_000
 Ask = Callable[[Callable[[], Mapping[JobId, int]]], Awaitable[Mapping[JobId, int]]]
 
 
-class _Waiter:
-    """One held answer. Its bell is rung from threads of the store."""
+Heeds = Callable[[Signal], bool]
 
-    def __init__(self) -> None:
+
+class _Waiter:
+    """One held answer. Its bell is rung from threads of the store, for the signals that it ``heeds``."""
+
+    def __init__(self, heeds: Heeds) -> None:
+        self.heeds = heeds
         self._loop = asyncio.get_running_loop()
         self._bell = asyncio.Event()
         self.seen = 0  # the newest event that it knows of
@@ -67,11 +71,12 @@ class Waits:
     def _heard(self, signal: Signal) -> None:
         # On a thread of the store: most jobs have nobody waiting, and end here.
         for waiter in tuple(self._waiters.get(signal.job_id, ())):
-            waiter.ring()
+            if waiter.heeds(signal):
+                waiter.ring()
 
     @contextmanager
-    def _listening(self, job_id: JobId) -> Iterator[_Waiter]:
-        waiter = _Waiter()
+    def _listening(self, job_id: JobId, heeds: Heeds) -> Iterator[_Waiter]:
+        waiter = _Waiter(heeds)
         self._waiters[job_id].append(waiter)
         if not self._store.inline_reads and self._looking is None:
             self._looking = asyncio.create_task(self._look_for_all())
@@ -111,9 +116,11 @@ class Waits:
         done: Callable[[Job], bool],
         seconds: float,
         receive: Receive,
+        heeds: Heeds = lambda _: True,
     ) -> Job:
         """The job as soon as ``done`` says so, at the latest after ``seconds`` or when the server drains.
 
+        After a signal that it does not heed the job is not looked at: ``done`` would say no.
         Raises ClientGoneError when the client leaves first, and what ``find`` raises.
         """
         loop = asyncio.get_running_loop()
@@ -121,7 +128,7 @@ class Waits:
         gone = asyncio.ensure_future(client_gone(receive))
         try:
             # Listen first, look then: a change in between rings the bell.
-            with self._listening(job_id) as waiter:
+            with self._listening(job_id, heeds) as waiter:
                 while True:
                     job = await find()
                     waiter.seen = job.event_seq
