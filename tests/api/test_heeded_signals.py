@@ -35,11 +35,12 @@ def test_who_waits_for_the_end_looks_once_before_it_and_once_after_it(
     job, looks = submitted(rt), list[str]()
 
     async def wait() -> Job:
-        waits = Waits(store, lambda: False, at_once)
+        waits, looked = Waits(store, lambda: False, at_once), asyncio.Event()
 
         async def find() -> Job:
             found = jobs.find(rt, ALPHA, job.job_id)
             looks.append(found.status)
+            looked.set()
             return found
 
         waiting = asyncio.create_task(
@@ -52,11 +53,10 @@ def test_who_waits_for_the_end_looks_once_before_it_and_once_after_it(
                 heeds=lambda signal: signal.status.terminal,
             )
         )
-        while not looks:
-            await asyncio.sleep(0)
+        await looked.wait()
         attempt = await asyncio.to_thread(claimed, rt)
         # The store's thread is through with the claim's signal, and all that it could have woken has its turn.
-        await asyncio.to_thread(store.write, lambda tx: None)
+        await asyncio.to_thread(store.write, lambda _: None)
         for _ in range(20):
             await asyncio.sleep(0)
         await asyncio.to_thread(completed, rt, attempt, {"x": 1})
